@@ -1,0 +1,1 @@
+"""Tideserve's wire: messages (generated), methods and authentication."""

@@ -1,0 +1,1 @@
+"""The frontend: queues requests, leases batches of them to replicas, answers callers."""

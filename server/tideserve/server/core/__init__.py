@@ -1,0 +1,1 @@
+"""Pure: queues, batches, leases and profiles. No clock, no IO, no randomness (C1)."""

@@ -1,0 +1,91 @@
+"""What a model's queue and batches are bounded by: values, made from config.pbtxt."""
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+class BatchingMode(Enum):
+    """When a batch is formed once a replica is free.
+
+    EAGER: at once, from what waits. WINDOW: when the batch is full or of a preferred size,
+    or the oldest request has waited `max_queue_delay_s` (Triton's dynamic_batching).
+    """
+
+    EAGER = "eager"
+    WINDOW = "window"
+
+
+class TimeoutAction(Enum):
+    """What happens to a request whose queue-policy timeout passes: it expires, or it is
+    delayed behind all that have not timed out."""
+
+    REJECT = "reject"
+    DELAY = "delay"
+
+
+@dataclass(frozen=True, slots=True)
+class QueuePolicy:
+    """Of one priority level. A `timeout_s` or `max_queue_requests` of None means none."""
+
+    timeout_action: TimeoutAction = TimeoutAction.REJECT
+    timeout_s: float | None = None
+    allow_timeout_override: bool = True
+    max_queue_requests: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class QueueSettings:
+    """Bounds of one model version's queue (R2), over all its priority levels.
+
+    `priority_levels` 0 or 1: one level. Levels run from 1, the highest.
+    """
+
+    max_requests: int = 16_384
+    max_rows: int = 1_048_576
+    max_bytes: int = 1_073_741_824
+    priority_levels: int = 1
+    default_priority: int = 1
+    default_policy: QueuePolicy = field(default_factory=QueuePolicy)
+    priority_policies: tuple[tuple[int, QueuePolicy], ...] = ()
+
+    def policy(self, priority: int) -> QueuePolicy:
+        for level, policy in self.priority_policies:
+            if level == priority:
+                return policy
+        return self.default_policy
+
+
+@dataclass(frozen=True, slots=True)
+class BatchSettings:
+    """How requests of one model version become batches.
+
+    `max_batch_rows` 0: the model has no batch dimension, every request travels alone.
+    `preferred_rows` ascends.
+    """
+
+    mode: BatchingMode = BatchingMode.EAGER
+    max_batch_rows: int = 0
+    preferred_rows: tuple[int, ...] = ()
+    max_queue_delay_s: float = 0.0
+    preserve_ordering: bool = False
+    max_lease_bytes: int = 32 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseSettings:
+    """How long a batch may take, and whether it may run twice.
+
+    `max_batch_time_s` None: 60 s, then 10 x the learned l(b), never below 5 s.
+    """
+
+    retryable: bool = True
+    max_batch_time_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSettings:
+    """All that the core knows of a model version."""
+
+    queue: QueueSettings = field(default_factory=QueueSettings)
+    batch: BatchSettings = field(default_factory=BatchSettings)
+    lease: LeaseSettings = field(default_factory=LeaseSettings)

@@ -1,0 +1,118 @@
+"""The front: calls come in as events, answers go out by call id.
+
+Two fronts implement `Front`: `native` (HTTP/2 in Rust, outside the GIL) and `grpcio`
+(TLS, and wherever the native wheel does not exist). Both carry opaque bytes; what they
+mean is the service's business. One thread, the dispatcher's, calls everything here but
+`wake`, which any thread may call.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+Metadata = tuple[tuple[str, str | bytes], ...]
+
+
+class Call(NamedTuple):
+    """A call has begun.
+
+    `payload` is the request of a unary or server-streaming call; a bidirectional call
+    begins with an empty one and its requests follow as `StreamMessage`. `time_left_s` is
+    the gRPC deadline, None where the caller set none.
+    """
+
+    call_id: int
+    path: str
+    payload: bytes
+    metadata: Metadata
+    peer: str
+    time_left_s: float | None
+
+
+class StreamMessage(NamedTuple):
+    """One more request on a bidirectional call."""
+
+    call_id: int
+    payload: bytes
+
+
+class HalfClose(NamedTuple):
+    """The caller of a bidirectional call sends no more."""
+
+    call_id: int
+
+
+class Cancel(NamedTuple):
+    """The caller is gone: cancelled, past its deadline, or its connection broke.
+
+    Nothing sent to the call from now on arrives. It is the last event of a call, and it is
+    not sent for a call that the server ended.
+    """
+
+    call_id: int
+
+
+Event = Call | StreamMessage | HalfClose | Cancel
+
+
+class Status(NamedTuple):
+    """A gRPC status other than OK: code number, message, and `grpc-retry-pushback-ms`."""
+
+    code: int
+    message: str
+    pushback_ms: int | None = None
+
+
+class Front(Protocol):
+    """What the dispatcher needs of a gRPC server. Constructors bind nothing."""
+
+    @property
+    def port(self) -> int:
+        """The bound port, once started."""
+
+    def start(self) -> None:
+        """Binds and accepts. Raises `AddressInUseError`, `CertificateError`."""
+
+    def recv(self, max_events: int, timeout_s: float) -> list[Event]:
+        """Waits for events, at most `timeout_s`; empty when none came or `wake` was called."""
+
+    def respond(self, call_id: int, payload: bytes) -> bool:
+        """Answers a unary call. False: the call is already gone."""
+
+    def fail(self, call_id: int, status: Status) -> bool:
+        """Ends any call with a status. False: the call is already gone."""
+
+    def send(self, call_id: int, payload: bytes) -> bool:
+        """Sends one message on a streaming call. False: the call is already gone."""
+
+    def end(self, call_id: int) -> None:
+        """Ends a streaming call with OK, after what was sent."""
+
+    def wake(self) -> None:
+        """Makes the `recv` that waits now, or the next one, return. Any thread."""
+
+    def close(self) -> None:
+        """Ends all calls that are left, unbinds, ends all threads."""
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """PEM files. With `client_ca` a client must show a certificate that it signed (mTLS)."""
+
+    certificate: Path
+    key: Path
+    client_ca: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FrontSettings:
+    """What both fronts understand; `max_connections` and `tls` need the grpcio front."""
+
+    host: str = "127.0.0.1"
+    port: int = 8001
+    max_message_bytes: int = 128 * 1024 * 1024
+    max_concurrent_streams: int = 4096  # a connection
+    max_connections: int | None = None
+    keepalive_time_s: float = 7200.0
+    keepalive_timeout_s: float = 20.0
+    tls: TlsFiles | None = None

@@ -1,0 +1,1 @@
+"""What each call of the wire means: bytes to values, values to bytes."""
