@@ -1,0 +1,42 @@
+"""Leases: a batch given to a replica, and how long it may take."""
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Final
+
+from tideserve.server.core.profile import Profile
+from tideserve.server.core.request import Request
+from tideserve.server.core.settings import LeaseSettings
+
+UNLEARNED_BATCH_TIME_S: Final = 60.0
+LEARNED_BATCH_TIME_FACTOR: Final = 10.0
+MIN_LEARNED_BATCH_TIME_S: Final = 5.0
+
+
+@dataclass(slots=True, eq=False)
+class Lease:
+    """`requests` in batch order. `started_s` is when the replica could begin: on delivery,
+    or when the lease before it was answered."""
+
+    lease_id: int
+    model: Hashable
+    replica_id: str
+    requests: tuple[Request, ...]
+    rows: int
+    given_s: float
+    started_s: float
+    sole: bool
+    """A suspect's: the replica gets nothing beside it."""
+    call_id: int
+    """The Exchange that carries it, while unacknowledged; then -1."""
+    prefetched: bool = False
+
+
+def max_batch_time_s(settings: LeaseSettings, profile: Profile, rows: int) -> float:
+    """How long a batch may compute before its replica counts as hung (15.2)."""
+    if settings.max_batch_time_s is not None:
+        return settings.max_batch_time_s
+    learned_s = profile.latency_s(rows)
+    if learned_s is None:
+        return UNLEARNED_BATCH_TIME_S
+    return max(MIN_LEARNED_BATCH_TIME_S, LEARNED_BATCH_TIME_FACTOR * learned_s)

@@ -1,0 +1,205 @@
+"""One model version's queue: bounded, by priority level, first come first served (R2)."""
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from heapq import heapify, heappop, heappush
+from math import inf
+
+from tideserve.server.core.actions import Rejection, RejectReason
+from tideserve.server.core.request import Request
+from tideserve.server.core.settings import QueueSettings, TimeoutAction
+
+
+class _Level:
+    """One priority: those in time, then those that the queue policy delayed."""
+
+    __slots__ = ("delayed", "on_time")
+
+    def __init__(self) -> None:
+        self.on_time: OrderedDict[int, Request] = OrderedDict()
+        self.delayed: OrderedDict[int, Request] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self.on_time) + len(self.delayed)
+
+
+class ModelQueue:
+    """Owns the requests that wait. Order of service: suspects (R6), then the levels from 1,
+    each in order of arrival with what was returned from a replica in front."""
+
+    def __init__(self, settings: QueueSettings) -> None:
+        self.settings = settings
+        self.requests = 0
+        self.rows = 0
+        self.payload_bytes = 0
+        self.suspects: OrderedDict[int, Request] = OrderedDict()
+        self._levels = [_Level() for _ in range(max(1, settings.priority_levels))]
+        # (due, entry number, request), lazily cleaned: see _compact.
+        self._due: list[tuple[float, int, Request]] = []
+        self._due_entries = 0
+
+    def admit(self, request: Request, now_s: float) -> RejectReason | None:
+        """Puts the request in its place, or says which bound stands in the way."""
+        settings = self.settings
+        level_number = self._level_of(request)
+        policy = settings.policy(level_number)
+        self._set_times(request, level_number)
+        if request.queue_deadline_s <= now_s:
+            return RejectReason.EXPIRED
+        if self.requests >= settings.max_requests:
+            return RejectReason.QUEUE_REQUESTS
+        if self.rows + request.rows > settings.max_rows:
+            return RejectReason.QUEUE_ROWS
+        if self.payload_bytes + request.payload_bytes > settings.max_bytes:
+            return RejectReason.QUEUE_BYTES
+        level = self._levels[level_number - 1]
+        if policy.max_queue_requests is not None and len(level) >= policy.max_queue_requests:
+            return RejectReason.PRIORITY_QUEUE
+        request.priority = level_number
+        level.on_time[request.request_id] = request
+        self._count(request, 1)
+        self._watch(request)
+        return None
+
+    def limit(self, reason: RejectReason, request: Request) -> int:
+        """The bound behind a rejection, for its message."""
+        match reason:
+            case RejectReason.QUEUE_REQUESTS:
+                return self.settings.max_requests
+            case RejectReason.QUEUE_ROWS:
+                return self.settings.max_rows
+            case RejectReason.QUEUE_BYTES:
+                return self.settings.max_bytes
+            case RejectReason.PRIORITY_QUEUE:
+                return self.settings.policy(self._level_of(request)).max_queue_requests or 0
+            case RejectReason.EXPIRED:
+                return 0
+
+    def reject(self, request: Request, reason: RejectReason, retry_after_s: float) -> Rejection:
+        """The rejection as a value."""
+        return Rejection(reason, self.limit(reason, request), retry_after_s)
+
+    def put_back(self, requests: tuple[Request, ...]) -> None:
+        """Returns what a replica did not answer to the head, in the order it had. Bounds do
+        not apply: it was admitted already (R1)."""
+        for request in reversed(requests):
+            place = (
+                self.suspects
+                if request.suspect
+                else self._levels[max(1, request.priority) - 1].on_time
+            )
+            place[request.request_id] = request
+            place.move_to_end(request.request_id, last=False)
+            self._count(request, 1)
+            self._watch(request)
+
+    def take(self, request: Request) -> None:
+        """Removes a request that waits."""
+        if self.suspects.pop(request.request_id, None) is None:
+            level = self._levels[request.priority - 1]
+            if level.on_time.pop(request.request_id, None) is None:
+                del level.delayed[request.request_id]
+        self._count(request, -1)
+
+    def __contains__(self, request: Request) -> bool:
+        level = self._levels[max(1, request.priority) - 1]
+        return (
+            request.request_id in level.on_time
+            or request.request_id in level.delayed
+            or request.request_id in self.suspects
+        )
+
+    def waiting(self) -> Iterator[Request]:
+        """Those that may share batches, in order of service (suspects are apart)."""
+        for level in self._levels:
+            yield from level.on_time.values()
+            yield from level.delayed.values()
+
+    def overdue(self, now_s: float) -> list[Request]:
+        """Removes and returns the expired (R7), and moves the delayed behind their level."""
+        expired: list[Request] = []
+        while self._due and self._due[0][0] <= now_s:
+            _, _, request = heappop(self._due)
+            if request not in self:
+                continue
+            if request.queue_deadline_s <= now_s:
+                self.take(request)
+                expired.append(request)
+            elif request.delay_at_s <= now_s:
+                self._delay(request)
+        return expired
+
+    def next_due_s(self) -> float:
+        """When `overdue` next has something to do."""
+        while self._due and self._due[0][2] not in self:
+            heappop(self._due)
+        return self._due[0][0] if self._due else inf
+
+    def oldest_arrival_s(self) -> float | None:
+        """Arrival of the oldest request that waits."""
+        heads = [
+            next(iter(place.values())).arrived_s
+            for level in self._levels
+            for place in (level.on_time, level.delayed)
+            if place
+        ]
+        heads += [request.arrived_s for request in self.suspects.values()]
+        return min(heads, default=None)
+
+    def drain(self) -> list[Request]:
+        """Removes and returns everything."""
+        everything = [*self.suspects.values(), *self.waiting()]
+        for request in everything:
+            self.take(request)
+        self._due.clear()
+        return everything
+
+    def _level_of(self, request: Request) -> int:
+        """Unset and out-of-range priorities get the default (the service refuses the latter)."""
+        if 1 <= request.priority <= len(self._levels):
+            return request.priority
+        return self.settings.default_priority
+
+    def _set_times(self, request: Request, level_number: int) -> None:
+        policy = self.settings.policy(level_number)
+        timeout_s = policy.timeout_s
+        if request.timeout_s is not None and policy.allow_timeout_override:
+            # The caller may shorten the policy's wait, or set one where there is none.
+            timeout_s = (
+                request.timeout_s if timeout_s is None else min(timeout_s, request.timeout_s)
+            )
+        request.queue_deadline_s = request.deadline_s
+        if timeout_s is not None:
+            due_s = request.arrived_s + timeout_s
+            if policy.timeout_action is TimeoutAction.DELAY:
+                request.delay_at_s = due_s
+            else:
+                request.queue_deadline_s = min(due_s, request.deadline_s)
+
+    def _delay(self, request: Request) -> None:
+        level = self._levels[request.priority - 1]
+        request.delay_at_s = inf
+        if level.on_time.pop(request.request_id, None) is not None:
+            level.delayed[request.request_id] = request
+        self._watch(request)
+
+    def _count(self, request: Request, sign: int) -> None:
+        self.requests += sign
+        self.rows += sign * request.rows
+        self.payload_bytes += sign * request.payload_bytes
+
+    def _watch(self, request: Request) -> None:
+        due_s = min(request.queue_deadline_s, request.delay_at_s)
+        if due_s == inf:
+            return
+        self._due_entries += 1
+        heappush(self._due, (due_s, self._due_entries, request))
+        if len(self._due) > 64 + 4 * self.requests:
+            self._compact()
+
+    def _compact(self) -> None:
+        """Forgets the due times of those that no longer wait, so that the heap is bounded by
+        the queue (R2) however long deadlines are."""
+        kept = {entry[2].request_id: entry for entry in self._due if entry[2] in self}
+        self._due = list(kept.values())
+        heapify(self._due)
