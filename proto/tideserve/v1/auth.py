@@ -2,4 +2,4 @@
 
 from typing import Final
 
-TOKEN_METADATA_KEY: Final = "tideserve-token"  # noqa: S105: the key, not a token
+TOKEN_METADATA_KEY: Final = "tideserve-token"  # noqa: S105 - the key, not a token

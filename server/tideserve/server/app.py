@@ -1,0 +1,226 @@
+"""One server: start, serve, stop. Stop order reverses start order."""
+
+import logging
+import secrets
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from tideserve.server.autoscaler_child import AutoscalerChild
+from tideserve.server.config import ServeSettings, check
+from tideserve.server.core.scheduler import Scheduler
+from tideserve.server.dispatcher import Dispatcher
+from tideserve.server.front.select import choose, make_front
+from tideserve.server.http import HttpServer
+from tideserve.server.mailbox import Mailbox
+from tideserve.server.metrics import make_registry
+from tideserve.server.models import ModelTable
+from tideserve.server.service.control import ControlService
+from tideserve.server.service.health import HEALTH_METHODS, HealthService
+from tideserve.server.service.inference import InferenceService
+from tideserve.server.service.metadata import MetadataService
+from tideserve.server.service.reflection import REFLECTION_METHODS, ReflectionService
+from tideserve.server.service.replicas import ReplicaService
+from tideserve.server.service.repository import RepositoryService
+from tideserve.server.services import Services
+from tideserve.server.tokens import load_or_create
+from tideserve.v1 import methods
+
+logger = logging.getLogger(__name__)
+
+# After the admitted requests: how long replicas and the autoscaler may take to leave.
+RELEASE_TIMEOUT_S = 15.0
+
+
+class App:
+    """Owns the parts of one server and their order.
+
+    `state_folder` keeps the token and the launcher's records; `token` None: this port's own.
+    """
+
+    def __init__(
+        self,
+        settings: ServeSettings,
+        state_folder: Path,
+        environment: Mapping[str, str],
+        token: str | None,
+        version: str,
+        on_ready: Callable[[str], None],
+    ) -> None:
+        check(settings)
+        self._settings = settings
+        self._state_folder = state_folder
+        self._environment = environment
+        self._given_token = token
+        self._on_ready = on_ready
+        self._is_ready_said = False
+        self._clock = time.monotonic
+        self._models = ModelTable()
+        self._scheduler = Scheduler()
+        self._front = make_front(
+            settings.front_kind,
+            [(method.path, method.kind) for method in methods.ALL]
+            + HEALTH_METHODS
+            + REFLECTION_METHODS,
+            settings.front,
+        )
+        self._mailbox = Mailbox(self._front)
+        self._services = self._make_services(version)
+        self._http = HttpServer(
+            settings.front.host,
+            settings.http_port,
+            make_registry(
+                self._models,
+                self._scheduler,
+                self._clock,
+                version=version,
+                triton_names=settings.triton_metrics,
+            ),
+            self._why_not_ready,
+        )
+        self._dispatcher: Dispatcher | None = None
+        self._autoscaler: AutoscalerChild | None = None
+        self._next_poll_s = 0.0
+        self._stop_signals = 0
+
+    def start(self) -> None:
+        """Binds the ports, reads the repository, starts the autoscaler. Raises `StartError`
+        and `RepositoryError`, with nothing left running."""
+        settings = self._settings
+        try:
+            self._services.repository.load_at_start(settings.load_models)
+            self._front.start()
+            kind, reason = choose(settings.front_kind, settings.front)
+            logger.info("the %s front listens on port %d (%s)", kind, self._front.port, reason)
+            self._http.start()
+            token = self._given_token or load_or_create(
+                self._state_folder / f"token-{self._front.port}"
+            )
+            self._dispatcher = Dispatcher(
+                self._front,
+                self._scheduler,
+                self._models,
+                self._services,
+                self._mailbox,
+                token,
+                self._clock,
+            )
+            self._autoscaler = self._make_autoscaler(token)
+            self._autoscaler.start()
+        except BaseException:
+            self._close()
+            raise
+
+    def serve(self) -> None:
+        """Runs until `request_stop`, then stops in order."""
+        assert self._dispatcher is not None
+        assert self._autoscaler is not None
+        while not self._stop_signals:
+            self._dispatcher.turn()
+            self._autoscaler.check()
+            self._poll()
+            self._say_ready()
+        self._stop(self._dispatcher, self._autoscaler)
+
+    def request_stop(self) -> None:
+        """A signal handler's whole work. A second one ends the waiting."""
+        self._stop_signals += 1
+
+    # --- inside ---------------------------------------------------------------------------
+
+    def _stop(self, dispatcher: Dispatcher, autoscaler: AutoscalerChild) -> None:
+        logger.info("stopping: finishing %d calls", self._services.inference.open_calls)
+        dispatcher.announce_stop()
+        self._turn_until(
+            lambda: not self._services.inference.open_calls, self._settings.shutdown_timeout_s
+        )
+        autoscaler.ask_to_stop()
+        self._turn_until(autoscaler.has_ended, RELEASE_TIMEOUT_S)
+        self._close()
+        logger.info("stopped")
+
+    def _turn_until(self, is_done: Callable[[], bool], timeout_s: float) -> None:
+        assert self._dispatcher is not None
+        deadline_s = self._clock() + timeout_s
+        while not is_done() and self._clock() < deadline_s and self._stop_signals < 2:
+            self._dispatcher.turn()
+
+    def _close(self) -> None:
+        if self._autoscaler is not None:
+            self._autoscaler.kill()
+        self._http.close()
+        self._services.repository.close()
+        self._front.close()
+
+    def _poll(self) -> None:
+        now_s = self._clock()
+        if now_s >= self._next_poll_s:
+            self._next_poll_s = now_s + self._settings.poll_interval_s
+            self._services.repository.poll()
+
+    def _say_ready(self) -> None:
+        if not self._is_ready_said and self._models.is_resolved():
+            self._is_ready_said = True
+            host = self._settings.front.host
+            self._on_ready(f"ready grpc={host}:{self._front.port} http={host}:{self._http.port}")
+
+    def _why_not_ready(self) -> str | None:
+        """For /readyz and ServerReady: None when every model that should be served is."""
+        if self._services.inference.stopping:
+            return "the server is stopping"
+        if not self._models.all_ready():
+            waiting = [
+                f"{entry.key} is {entry.state.value}{': ' if entry.reason else ''}{entry.reason}"
+                for entry in list(self._models.entries.values())
+                if entry.state.value != "READY"
+            ]
+            waiting += [f"{name}: {reason}" for name, reason in self._models.broken.items()]
+            return "; ".join(waiting) or "models are loading"
+        return None
+
+    def _make_services(self, version: str) -> Services:
+        settings, models, scheduler, front = (
+            self._settings,
+            self._models,
+            self._scheduler,
+            self._front,
+        )
+        inference = InferenceService(models, scheduler, front)
+        replicas = ReplicaService(models, scheduler, front, settings.front.max_message_bytes)
+        return Services(
+            inference=inference,
+            replicas=replicas,
+            control=ControlService(
+                models, scheduler, replicas, front, frontend_epoch=secrets.randbits(63)
+            ),
+            repository=RepositoryService(
+                settings.repository, settings.model_control, models, front, self._mailbox.post
+            ),
+            metadata=MetadataService(
+                models, version=version, is_ready=lambda: self._why_not_ready() is None
+            ),
+            health=HealthService(models, is_serving=lambda: not inference.stopping),
+            reflection=ReflectionService(),
+        )
+
+    def _make_autoscaler(self, token: str) -> AutoscalerChild:
+        settings = self._settings
+        host = settings.front.host
+        if host in ("0.0.0.0", "::", "[::]"):  # noqa: S104 - compared, not bound
+            host = "127.0.0.1"
+        command = [
+            sys.executable,
+            "-m",
+            "tideserve.autoscaler",
+            "--child",
+            f"--address={host}:{self._front.port}",
+            f"--replicas={settings.replicas}",
+            f"--state-dir={self._state_folder / f'replicas-{self._front.port}'}",
+            f"--log-level={settings.log_level}",
+        ]
+        if settings.threads is not None:
+            command.append(f"--threads={settings.threads}")
+        return AutoscalerChild(
+            command, {**self._environment, "TIDESERVE_TOKEN": token}, self._clock
+        )

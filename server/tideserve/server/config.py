@@ -1,0 +1,66 @@
+"""What a server is started with: checked whole, before anything starts."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tideserve.server.errors import StartError
+from tideserve.server.front import FrontSettings
+from tideserve.server.service.repository import ModelControl
+
+FRONTS = ("auto", "native", "grpcio")
+
+
+@dataclass(frozen=True, slots=True)
+class ServeSettings:
+    """Of `tideserve serve`. `shutdown_timeout_s` bounds how long admitted requests may take
+    to finish once a stop was asked for."""
+
+    repository: Path
+    front: FrontSettings = field(default_factory=FrontSettings)
+    front_kind: str = "auto"
+    http_port: int = 8002
+    replicas: int = 1
+    threads: int | None = None
+    model_control: ModelControl = ModelControl.NONE
+    load_models: tuple[str, ...] = ()
+    poll_interval_s: float = 2.0
+    shutdown_timeout_s: float = 30.0
+    triton_metrics: bool = False
+    log_level: str = "info"
+
+
+def check(settings: ServeSettings) -> None:
+    """Raises `StartError` that names every setting that is out of range."""
+    problems = list(_problems(settings))
+    if problems:
+        raise StartError("; ".join(problems))
+
+
+def _problems(settings: ServeSettings) -> Iterator[str]:
+    front = settings.front
+    if settings.front_kind not in FRONTS:
+        yield f"--front: expected one of {', '.join(FRONTS)}, got '{settings.front_kind}'"
+    for name, port in (("--grpc-port", front.port), ("--http-port", settings.http_port)):
+        if not 0 <= port <= 65535:
+            yield f"{name}: expected a port from 0 (any free one) to 65535, got {port}"
+    if front.port == settings.http_port != 0:
+        yield f"--http-port: expected another port than --grpc-port, got {front.port} for both"
+    for name, value, low, high in (
+        ("--replicas", settings.replicas, 0, 1024),
+        ("--max-message-bytes", front.max_message_bytes, 1024, 2**31 - 1),
+        ("--max-concurrent-streams", front.max_concurrent_streams, 1, 2**31 - 1),
+        ("--max-connections", front.max_connections or 1, 1, 2**31 - 1),
+        ("--threads", settings.threads or 1, 1, 1024),
+        ("--poll-interval-s", settings.poll_interval_s, 0.1, 86400.0),
+        ("--shutdown-timeout-s", settings.shutdown_timeout_s, 0.0, 86400.0),
+        ("--keepalive-time-s", front.keepalive_time_s, 1.0, 1e6),
+        ("--keepalive-timeout-s", front.keepalive_timeout_s, 0.1, 1e6),
+    ):
+        if not low <= value <= high:
+            yield f"{name}: expected {low} to {high}, got {value}"
+    if settings.load_models and settings.model_control is not ModelControl.EXPLICIT:
+        yield (
+            "--load-model: expected --model-control explicit with it, got "
+            f"--model-control {settings.model_control.value}"
+        )

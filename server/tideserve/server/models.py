@@ -1,0 +1,243 @@
+"""The models there are and what becomes of them: loaded, serving, replaced, unloaded.
+
+One entry a (model, version, generation of its files). A version's new generation is loaded
+beside the old one and takes over when it is READY, so that no request is dropped (15.5).
+Pure: it is told what a scan found and what replicas report, and says what binds.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+from typing import NamedTuple
+
+from tideserve.server.errors import ModelConfigError, NotFoundError, UnavailableError
+from tideserve.server.model_spec import ModelSpec
+from tideserve.server.repository.scan import FoundModel, FoundVersion
+from tideserve.server.repository.spec import build_spec
+from tideserve.server.stats import ModelStats
+from tideserve.v1.model_config_pb2 import ModelConfig
+
+
+class ModelKey(NamedTuple):
+    """Names a queue and the replicas that serve it."""
+
+    name: str
+    version: int
+    generation: str
+
+    def __str__(self) -> str:
+        return f"{self.name} version {self.version}"
+
+
+class ModelState(Enum):
+    """LOADING: wanted, no replica was READY yet. READY: requests bind to it. RETIRING: what
+    was admitted is answered, nothing new binds. UNAVAILABLE: the reason says why."""
+
+    LOADING = "LOADING"
+    READY = "READY"
+    RETIRING = "RETIRING"
+    UNAVAILABLE = "UNAVAILABLE"
+
+
+@dataclass(slots=True, eq=False)
+class ModelEntry:
+    """`spec` is known once the configuration is complete: the first replica's report."""
+
+    key: ModelKey
+    found: FoundModel
+    version: FoundVersion
+    state: ModelState
+    stats: ModelStats
+    reason: str = ""
+    config: ModelConfig | None = None
+    spec: ModelSpec | None = None
+
+    def enter(self, state: ModelState, reason: str = "") -> None:
+        """Changes the state."""
+        self.state = state
+        self.reason = reason
+
+
+class ModelTable:
+    """Owns the entries. `changes` counts every change that somebody may wait for."""
+
+    def __init__(self) -> None:
+        self.entries: dict[ModelKey, ModelEntry] = {}
+        self.changes = 0
+        # Models that the repository has but that cannot be entered at all, with the reason.
+        self.broken: dict[str, str] = {}
+        self._wanted: dict[str, frozenset[ModelKey]] = {}
+        self._stats: dict[tuple[str, int], ModelStats] = {}
+        # What an unversioned or versioned request binds to: rebuilt with every change.
+        self._bindings: dict[tuple[str, str], ModelEntry] = {}
+
+    # --- what should be there -------------------------------------------------------------
+
+    def want(self, models: Iterable[FoundModel]) -> None:
+        """These models, and no others, should be served (control modes none and poll)."""
+        found = {model.name: model for model in models}
+        for name in [name for name in (*self._wanted, *self.broken) if name not in found]:
+            self.unload(name)
+        for model in found.values():
+            self.load(model)
+
+    def load(self, model: FoundModel) -> frozenset[ModelKey]:
+        """This model should be served as it was found: the keys to wait for. A model that
+        cannot be read keeps what it serves and is reported."""
+        if model.error is not None:
+            if self.broken.get(model.name) != model.error:
+                self.broken[model.name] = model.error
+                self._changed()
+            return frozenset()
+        if self.broken.pop(model.name, None) is not None:
+            self._changed()
+        keys = frozenset(
+            ModelKey(model.name, version.version, version.generation) for version in model.versions
+        )
+        if self._wanted.get(model.name) == keys:
+            return keys
+        self._wanted[model.name] = keys
+        for version in model.versions:
+            self._enter(model, version)
+        self._retire_replaced(model.name)
+        self._changed()
+        return keys
+
+    def retry(self, keys: Iterable[ModelKey]) -> None:
+        """Gives up entries another chance (an explicit load)."""
+        for key in keys:
+            entry = self.entries.get(key)
+            if entry is not None and entry.state is ModelState.UNAVAILABLE:
+                entry.enter(ModelState.LOADING)
+                self._changed()
+
+    def unload(self, name: str) -> bool:
+        """Nothing binds to this model from now on; False if it was not there."""
+        was_broken = self.broken.pop(name, None) is not None
+        keys = self._wanted.pop(name, None)
+        for entry in self.of_model(name):
+            entry.enter(ModelState.RETIRING, "unloaded")
+        self._changed()
+        return was_broken or keys is not None
+
+    def remove(self, key: ModelKey) -> None:
+        """A retired entry has nothing left to answer."""
+        del self.entries[key]
+        self._changed()
+
+    # --- what happened to it --------------------------------------------------------------
+
+    def ready(self, key: ModelKey, config: ModelConfig) -> ModelEntry:
+        """A replica of it is READY and completed the configuration. Raises
+        `ModelConfigError` when the result cannot be served (the entry is UNAVAILABLE then)
+        and `NotFoundError` for an entry that is gone."""
+        entry = self.entries.get(key)
+        if entry is None:
+            raise NotFoundError(f"{key} is not served any more")
+        if entry.spec is None:
+            try:
+                entry.spec = build_spec(entry.found, entry.version, config)
+            except ModelConfigError as error:
+                self.fail(key, str(error))
+                raise
+            entry.config = entry.spec.config
+        if entry.state in (ModelState.LOADING, ModelState.UNAVAILABLE):
+            entry.enter(ModelState.READY)
+            self._retire_replaced(key.name)
+            self._changed()
+        return entry
+
+    def fail(self, key: ModelKey, reason: str) -> None:
+        """It cannot be served; an older generation that does goes on."""
+        entry = self.entries.get(key)
+        if entry is not None and entry.state is not ModelState.RETIRING:
+            entry.enter(ModelState.UNAVAILABLE, reason)
+            self._changed()
+
+    # --- who asks -------------------------------------------------------------------------
+
+    def bind(self, name: str, version: str) -> ModelEntry:
+        """The entry that a request for this name and version ("" for the newest READY one)
+        goes to. Raises `NotFoundError`, `UnavailableError`."""
+        entry = self._bindings.get((name, version))
+        if entry is None:
+            raise self._no_binding(name, version)
+        return entry
+
+    def of_model(self, name: str) -> list[ModelEntry]:
+        """All entries of a model, by version."""
+        entries = [entry for entry in self.entries.values() if entry.key.name == name]
+        return sorted(entries, key=lambda entry: entry.key.version)
+
+    def is_resolved(self, keys: Iterable[ModelKey] | None = None) -> bool:
+        """Each wanted entry (or each of `keys`) is READY or known not to become so."""
+        if keys is None:
+            keys = [key for wanted in self._wanted.values() for key in wanted]
+        return all(
+            key not in self.entries or self.entries[key].state is not ModelState.LOADING
+            for key in keys
+        )
+
+    def all_ready(self) -> bool:
+        """Every model that should be served is."""
+        return not self.broken and all(
+            (key.name, str(key.version)) in self._bindings
+            for wanted in self._wanted.values()
+            for key in wanted
+        )
+
+    def names(self) -> list[str]:
+        """Models that requests can bind to."""
+        return sorted({name for name, _ in self._bindings})
+
+    # --- inside ---------------------------------------------------------------------------
+
+    def _enter(self, model: FoundModel, version: FoundVersion) -> None:
+        key = ModelKey(model.name, version.version, version.generation)
+        known = self.entries.get(key)
+        if known is not None:
+            # Wanted again before it was gone.
+            state = ModelState.LOADING if known.spec is None else ModelState.READY
+            if known.state is ModelState.RETIRING:
+                known.enter(state)
+            return
+        stats = self._stats.setdefault((model.name, version.version), ModelStats())
+        self.entries[key] = ModelEntry(
+            key, model, version, ModelState.LOADING, stats, config=model.config
+        )
+
+    def _retire_replaced(self, name: str) -> None:
+        """Entries that are no longer wanted leave once all that are wanted have taken over."""
+        wanted = self._wanted.get(name, frozenset())
+        if any(self.entries[key].state is not ModelState.READY for key in wanted):
+            return
+        for entry in self.of_model(name):
+            if entry.key not in wanted and entry.state is not ModelState.RETIRING:
+                entry.enter(ModelState.RETIRING, "replaced by newer files")
+
+    def _changed(self) -> None:
+        self.changes += 1
+        self._bindings = {}
+        for entry in sorted(self.entries.values(), key=lambda entry: entry.key.version):
+            if entry.state is ModelState.READY:
+                name, version, _ = entry.key
+                wanted = entry.key in self._wanted.get(name, ())
+                for text in ("", str(version)):
+                    if wanted or (name, text) not in self._bindings:
+                        self._bindings[name, text] = entry
+
+    def _no_binding(self, name: str, version: str) -> NotFoundError | UnavailableError:
+        entries = self.of_model(name)
+        if name in self.broken:
+            return UnavailableError(f"model '{name}' cannot be served: {self.broken[name]}")
+        if version:
+            entries = [entry for entry in entries if str(entry.key.version) == version]
+        live = [entry for entry in entries if entry.state is not ModelState.RETIRING]
+        if not live:
+            what = f"model '{name}' version '{version}'" if version else f"model '{name}'"
+            bound = sorted(f"{model} {text}".strip() for model, text in self._bindings if text)
+            return NotFoundError(f"{what} is not served; there are: {', '.join(bound) or 'none'}")
+        newest = live[-1]
+        if newest.state is ModelState.UNAVAILABLE:
+            return UnavailableError(f"{newest.key} cannot be served: {newest.reason}")
+        return UnavailableError(f"{newest.key} is loading, try again in a moment")

@@ -1,0 +1,439 @@
+"""Client messages to validated tensors and back: what a ModelInfer must look like.
+
+Tensors stay opaque bytes: a batch is its callers' bytes joined, an answer is a slice of the
+batch's outputs.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from math import prod
+from struct import unpack_from
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from tideserve.server.errors import InvalidRequestError, UnsupportedError
+from tideserve.server.model_spec import DATATYPE_BYTES, ModelSpec, TensorSpec
+from tideserve.server.wire import Buffer, embedded, header, varint
+from tideserve.v1.inference_pb2 import (
+    InferParameter,
+    InferTensorContents,
+    ModelInferRequest,
+    ModelInferResponse,
+)
+from tideserve.v1.replica_pb2 import ExchangeResponse, Lease, Tensor
+
+# numpy's name of each datatype that InferTensorContents can carry, and the field it is in.
+TYPED_CONTENTS: Final[dict[str, tuple[str, str]]] = {
+    "BOOL": ("bool_contents", "?"),
+    "INT8": ("int_contents", "<i1"),
+    "INT16": ("int_contents", "<i2"),
+    "INT32": ("int_contents", "<i4"),
+    "INT64": ("int64_contents", "<i8"),
+    "UINT8": ("uint_contents", "<u1"),
+    "UINT16": ("uint_contents", "<u2"),
+    "UINT32": ("uint_contents", "<u4"),
+    "UINT64": ("uint64_contents", "<u8"),
+    "FP32": ("fp32_contents", "<f4"),
+    "FP64": ("fp64_contents", "<f8"),
+    "BYTES": ("bytes_contents", ""),
+}
+MAX_ELEMENTS: Final = 1 << 40
+SHARED_MEMORY: Final = "shared_memory_region"
+
+
+class InputTensor(NamedTuple):
+    """One input as it came: `shape` with the batch dimension, row-major little-endian bytes."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class InferInputs:
+    """A validated request. `tensors` are in the model's order; `outputs` () means all.
+    Requests with equal signatures may share a batch (R3)."""
+
+    tensors: tuple[InputTensor, ...]
+    rows: int
+    payload_bytes: int
+    signature: tuple[tuple[str, tuple[int, ...]], ...]
+    outputs: tuple[str, ...]
+    priority: int
+    timeout_s: float | None
+
+
+# --- requests in --------------------------------------------------------------------------
+
+
+def read_inputs(message: ModelInferRequest, spec: ModelSpec) -> InferInputs:
+    """Checks a request against the model; raises `InvalidRequestError` with what was expected
+    and what came, `UnsupportedError` for shared memory and classification."""
+    tensors = _read_tensors(message, spec)
+    rows = _rows(tensors, spec)
+    return InferInputs(
+        tensors=tensors,
+        rows=rows,
+        payload_bytes=sum(len(tensor.data) for tensor in tensors),
+        signature=tuple(
+            (tensor.name, tensor.shape[1:] if spec.max_batch_size else tensor.shape)
+            for tensor in tensors
+        ),
+        outputs=_read_outputs(message, spec) if message.outputs else (),
+        priority=_read_priority(message, spec),
+        timeout_s=_read_timeout_s(message),
+    )
+
+
+def _read_tensors(message: ModelInferRequest, spec: ModelSpec) -> tuple[InputTensor, ...]:
+    raw = message.raw_input_contents
+    inputs = message.inputs
+    if raw and len(raw) != len(inputs):
+        raise InvalidRequestError(
+            f"model '{spec.name}': expected raw_input_contents for all {len(inputs)} inputs "
+            f"or for none, got {len(raw)}"
+        )
+    found: dict[str, InputTensor] = {}
+    for at, tensor in enumerate(inputs):
+        name = tensor.name
+        expected = next((known for known in spec.inputs if known.name == name), None)
+        if expected is None:
+            raise InvalidRequestError(
+                f"model '{spec.name}': unexpected input '{name}', expected {_names(spec.inputs)}"
+            )
+        if name in found:
+            raise InvalidRequestError(f"model '{spec.name}': input '{name}' is given twice")
+        if tensor.parameters and SHARED_MEMORY in tensor.parameters:
+            raise UnsupportedError(
+                f"input '{name}' asks for shared memory, which this server does not have: "
+                "send its contents in the request"
+            )
+        if tensor.datatype != expected.datatype:
+            raise InvalidRequestError(
+                f"model '{spec.name}', input '{name}': expected datatype {expected.datatype}, "
+                f"got '{tensor.datatype}'"
+            )
+        shape = tuple(tensor.shape)
+        _check_shape(expected, shape, spec)
+        if raw:
+            if tensor.HasField("contents"):
+                raise InvalidRequestError(
+                    f"model '{spec.name}', input '{name}': expected its contents either in "
+                    "raw_input_contents or in contents, got both"
+                )
+            data = raw[at]
+        else:
+            data = _pack(tensor.contents, expected, shape, spec)
+        _check_size(expected, shape, data, spec)
+        found[name] = InputTensor(name, expected.datatype, shape, data)
+    missing = [known for known in spec.inputs if known.name not in found and not known.optional]
+    if missing or not found:
+        raise InvalidRequestError(
+            f"model '{spec.name}': missing input {_names(missing or spec.inputs)}, "
+            f"got {', '.join(map(repr, found)) or 'none'}"
+        )
+    if len(found) == 1:
+        return tuple(found.values())
+    return tuple(found[known.name] for known in spec.inputs if known.name in found)
+
+
+def _check_shape(expected: TensorSpec, shape: tuple[int, ...], spec: ModelSpec) -> None:
+    dims = shape[1:] if spec.max_batch_size else shape
+    fits = (
+        len(dims) == len(expected.dims)
+        and (not spec.max_batch_size or len(shape) > 0)
+        and all(want in (-1, got) for want, got in zip(expected.dims, dims, strict=True))
+    )
+    # 2**40 elements cannot fit a message: such a shape is not worth multiplying further.
+    if not fits or min(shape, default=0) < 0 or prod(shape) > MAX_ELEMENTS:
+        wanted = ([-1] if spec.max_batch_size else []) + list(expected.dims)
+        rows = (
+            f", its first dimension being the rows (1 to {spec.max_batch_size})"
+            if spec.max_batch_size
+            else ""
+        )
+        raise InvalidRequestError(
+            f"model '{spec.name}', input '{expected.name}': expected shape {wanted}{rows}, "
+            f"got {list(shape)}"
+        )
+
+
+def _check_size(expected: TensorSpec, shape: tuple[int, ...], data: bytes, spec: ModelSpec) -> None:
+    elements = prod(shape)
+    element_bytes = DATATYPE_BYTES[expected.datatype]
+    if element_bytes:
+        if len(data) != elements * element_bytes:
+            raise InvalidRequestError(
+                f"model '{spec.name}', input '{expected.name}': expected "
+                f"{elements * element_bytes} bytes for {expected.datatype} {list(shape)}, "
+                f"got {len(data)}"
+            )
+        return
+    count = _count_bytes_elements(data)
+    if count != elements:
+        what = "length prefixes that do not fit the data" if count < 0 else f"{count}"
+        raise InvalidRequestError(
+            f"model '{spec.name}', input '{expected.name}': expected {elements} BYTES elements "
+            f"for shape {list(shape)}, each with a 4-byte little-endian length, got {what}"
+        )
+
+
+def _count_bytes_elements(data: bytes) -> int:
+    """Elements of a BYTES tensor; -1 if the lengths do not add up."""
+    at = count = 0
+    end = len(data)
+    while at + 4 <= end:
+        at += 4 + unpack_from("<I", data, at)[0]
+        count += 1
+    return count if at == end else -1
+
+
+def _pack(
+    contents: InferTensorContents, expected: TensorSpec, shape: tuple[int, ...], spec: ModelSpec
+) -> bytes:
+    """Typed contents as raw bytes."""
+    where = f"model '{spec.name}', input '{expected.name}'"
+    if expected.datatype not in TYPED_CONTENTS:
+        raise InvalidRequestError(
+            f"{where}: {expected.datatype} has no typed contents, send raw_input_contents"
+        )
+    field, dtype = TYPED_CONTENTS[expected.datatype]
+    for descriptor, _ in contents.ListFields():
+        if descriptor.name != field:
+            raise InvalidRequestError(
+                f"{where}: expected {expected.datatype} in contents.{field}, "
+                f"got contents.{descriptor.name}"
+            )
+    values = getattr(contents, field)
+    if len(values) != prod(shape):
+        raise InvalidRequestError(
+            f"{where}: expected {prod(shape)} elements in contents.{field} for shape "
+            f"{list(shape)}, got {len(values)}"
+        )
+    if expected.datatype == "BYTES":
+        return b"".join(len(value).to_bytes(4, "little") + value for value in values)
+    try:
+        return np.array(list(values), dtype=np.dtype(dtype)).tobytes()
+    except OverflowError as error:
+        raise InvalidRequestError(
+            f"{where}: expected values that fit {expected.datatype}: {error}"
+        ) from error
+
+
+def _rows(tensors: tuple[InputTensor, ...], spec: ModelSpec) -> int:
+    if not spec.max_batch_size:
+        return 1
+    rows = tensors[0].shape[0]
+    for tensor in tensors:
+        if tensor.shape[0] != rows:
+            raise InvalidRequestError(
+                f"model '{spec.name}': expected the same rows in every input, got {rows} in "
+                f"'{tensors[0].name}' and {tensor.shape[0]} in '{tensor.name}'"
+            )
+    if not 1 <= rows <= spec.max_batch_size:
+        raise InvalidRequestError(
+            f"model '{spec.name}': expected 1 to {spec.max_batch_size} rows "
+            f"(max_batch_size), got {rows}"
+        )
+    return rows
+
+
+def _read_outputs(message: ModelInferRequest, spec: ModelSpec) -> tuple[str, ...]:
+    known = {tensor.name for tensor in spec.outputs}
+    names: list[str] = []
+    for output in message.outputs:
+        if output.name not in known:
+            raise InvalidRequestError(
+                f"model '{spec.name}': unexpected requested output '{output.name}', "
+                f"expected {_names(spec.outputs)}"
+            )
+        if output.name in names:
+            raise InvalidRequestError(
+                f"model '{spec.name}': output '{output.name}' is requested twice"
+            )
+        for parameter in (SHARED_MEMORY, "classification"):
+            if parameter in output.parameters:
+                raise UnsupportedError(
+                    f"output '{output.name}' asks for {parameter}, which this server does not "
+                    "have: take the tensor itself"
+                )
+        names.append(output.name)
+    return tuple(names)
+
+
+def _read_priority(message: ModelInferRequest, spec: ModelSpec) -> int:
+    if "priority" not in message.parameters:
+        return 0
+    priority = _whole_number(message.parameters["priority"], "priority")
+    levels = spec.settings.queue.priority_levels
+    if levels <= 1:
+        return 0
+    if not 0 <= priority <= levels:
+        raise InvalidRequestError(
+            f"model '{spec.name}': expected a priority from 1 (highest) to {levels}, "
+            f"or 0 for the default, got {priority}"
+        )
+    return priority
+
+
+def _read_timeout_s(message: ModelInferRequest) -> float | None:
+    if "timeout" not in message.parameters:
+        return None
+    timeout_us = _whole_number(message.parameters["timeout"], "timeout")
+    return timeout_us / 1e6 if timeout_us else None
+
+
+def _whole_number(parameter: InferParameter, name: str) -> int:
+    choice = parameter.WhichOneof("parameter_choice")
+    value: int | str = -1
+    match choice:
+        case "int64_param":
+            value = parameter.int64_param
+        case "uint64_param":
+            value = parameter.uint64_param
+        case "string_param":
+            # Triton's HTTP bridge and some clients send numbers as text.
+            text = parameter.string_param
+            value = int(text) if text.isascii() and text.isdecimal() else text
+    if not isinstance(value, int) or value < 0:
+        raise InvalidRequestError(
+            f"parameter '{name}': expected a whole number of at least 0 in int64_param, "
+            f"got {value!r} in {choice}"
+        )
+    return value
+
+
+def _names(tensors: Sequence[TensorSpec]) -> str:
+    return ", ".join(f"'{tensor.name}'" for tensor in tensors)
+
+
+# --- batches out --------------------------------------------------------------------------
+
+
+def encode_lease(
+    sequence: int,
+    dropped_lease_ids: Sequence[int],
+    lease: Lease,
+    requests: Sequence[InferInputs],
+    spec: ModelSpec,
+) -> bytes:
+    """The ExchangeResponse that carries a batch: `lease` without inputs, and the callers'
+    tensors joined in order."""
+    pieces: list[Buffer] = [lease.SerializeToString()]
+    for at, tensor in enumerate(requests[0].tensors):
+        data = [request.tensors[at].data for request in requests]
+        shape = (lease.rows, *tensor.shape[1:]) if spec.max_batch_size else tensor.shape
+        head = Tensor(name=tensor.name, datatype=tensor.datatype, shape=shape)
+        body: list[Buffer] = [
+            head.SerializeToString(),
+            *embedded(Tensor.DATA_FIELD_NUMBER, data),
+        ]
+        pieces += embedded(Lease.INPUTS_FIELD_NUMBER, body)
+    answer = ExchangeResponse(sequence=sequence, dropped_lease_ids=dropped_lease_ids)
+    return b"".join(
+        [answer.SerializeToString(), *embedded(ExchangeResponse.LEASE_FIELD_NUMBER, pieces)]
+    )
+
+
+class OutputTensor:
+    """One output of a batch, cut by rows without copying."""
+
+    __slots__ = ("_data", "_offsets", "_row_bytes", "datatype", "name", "shape")
+
+    def __init__(self, tensor: Tensor, spec: ModelSpec, rows: int) -> None:
+        """Raises `ValueError` when rows or bytes do not add up (a replica's mistake)."""
+        self.name = tensor.name
+        self.datatype = tensor.datatype
+        self.shape = tuple(tensor.shape)
+        self._data = memoryview(tensor.data)
+        self._row_bytes = 0
+        self._offsets: list[int] | None = None
+        if not spec.max_batch_size:
+            self._row_bytes = len(self._data)
+            return
+        if not self.shape or self.shape[0] != rows:
+            raise ValueError(
+                f"output '{self.name}': expected {rows} rows, got shape {list(self.shape)}"
+            )
+        element_bytes = DATATYPE_BYTES[self.datatype]
+        if element_bytes:
+            self._row_bytes = element_bytes * prod(self.shape[1:])
+            expected_bytes = self._row_bytes * rows
+        else:
+            self._offsets = [0, *accumulate(tensor.row_bytes)]
+            expected_bytes = self._offsets[-1]
+            if len(self._offsets) != rows + 1:
+                raise ValueError(
+                    f"output '{self.name}': expected row_bytes of {rows} rows, "
+                    f"got {len(self._offsets) - 1}"
+                )
+        if expected_bytes != len(self._data):
+            raise ValueError(
+                f"output '{self.name}': expected {expected_bytes} bytes for {self.datatype} "
+                f"{list(self.shape)}, got {len(self._data)}"
+            )
+
+    def rows(self, first_row: int, rows: int, *, batched: bool) -> memoryview:
+        """The bytes of some rows (R4)."""
+        if not batched:
+            return self._data
+        if self._offsets is not None:
+            return self._data[self._offsets[first_row] : self._offsets[first_row + rows]]
+        return self._data[first_row * self._row_bytes : (first_row + rows) * self._row_bytes]
+
+
+class BatchOutputs:
+    """A batch's outputs, from which each caller's answer is put together."""
+
+    def __init__(self, tensors: Sequence[Tensor], spec: ModelSpec, rows: int) -> None:
+        """Raises `ValueError` as `OutputTensor`."""
+        self._spec = spec
+        self._tensors = {tensor.name: OutputTensor(tensor, spec, rows) for tensor in tensors}
+        self._order = [t.name for t in spec.outputs if t.name in self._tensors]
+        self._heads: dict[tuple[int, tuple[str, ...], bool], bytes] = {}
+
+    def encode(
+        self, inputs: InferInputs, request_id: str, first_row: int, *, final_flag: bool
+    ) -> bytes:
+        """One caller's ModelInferResponse: its rows, of the outputs it asked for.
+
+        `final_flag` adds Triton's `triton_final_response`, which stream clients look for.
+        """
+        names = inputs.outputs or tuple(self._order)
+        batched = self._spec.max_batch_size > 0
+        key = (inputs.rows, names, final_flag)
+        head = self._heads.get(key)
+        if head is None:
+            head = self._heads[key] = self._head(inputs.rows, names, final_flag=final_flag)
+        pieces: list[Buffer] = [head]
+        if request_id:
+            text = request_id.encode()
+            pieces += (header(ModelInferResponse.ID_FIELD_NUMBER, len(text)), text)
+        for name in names:
+            data = self._tensors[name].rows(first_row, inputs.rows, batched=batched)
+            pieces += (_RAW_TAG + varint(len(data)), data)
+        return b"".join(pieces)
+
+    def missing(self, names: Sequence[str]) -> list[str]:
+        """Those of `names` (all outputs if empty) that the replica did not send."""
+        wanted = names or [tensor.name for tensor in self._spec.outputs]
+        return [name for name in wanted if name not in self._tensors]
+
+    def _head(self, rows: int, names: tuple[str, ...], *, final_flag: bool) -> bytes:
+        """All but the id and the contents: the same for callers of as many rows."""
+        response = ModelInferResponse(
+            model_name=self._spec.name, model_version=str(self._spec.version)
+        )
+        for name in names:
+            tensor = self._tensors[name]
+            shape = (rows, *tensor.shape[1:]) if self._spec.max_batch_size else tensor.shape
+            response.outputs.add(name=name, datatype=tensor.datatype, shape=shape)
+        if final_flag:
+            response.parameters["triton_final_response"].bool_param = True
+        return response.SerializeToString()
+
+
+_RAW_TAG: Final = varint(ModelInferResponse.RAW_OUTPUT_CONTENTS_FIELD_NUMBER << 3 | 2)

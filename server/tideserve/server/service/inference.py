@@ -1,0 +1,309 @@
+"""ModelInfer and ModelStreamInfer: a message becomes a request of the core, and the core's
+word on it an answer."""
+
+from collections import deque
+from dataclasses import dataclass, field
+from math import inf
+from typing import Final
+
+from tideserve.server.core.actions import (
+    Action,
+    Complete,
+    Expire,
+    Fail,
+    FailureCause,
+    Rejection,
+    RejectReason,
+)
+from tideserve.server.core.request import Request
+from tideserve.server.core.scheduler import Scheduler
+from tideserve.server.errors import (
+    ExpiredError,
+    InvalidRequestError,
+    ModelFailedError,
+    QueueFullError,
+    TideserveError,
+    UnavailableError,
+)
+from tideserve.server.front import Call, Front, StreamMessage
+from tideserve.server.models import ModelEntry, ModelTable
+from tideserve.server.payload import BatchOutputs, InferInputs, read_inputs
+from tideserve.server.service.messages import parse, status_of
+from tideserve.server.wire import embedded
+from tideserve.v1.inference_pb2 import ModelInferRequest, ModelStreamInferResponse
+
+# Requests of one stream without an answer; a caller that sends faster gets errors back.
+MAX_STREAM_REQUESTS: Final = 4096
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class PendingRequest(Request):
+    """A request with the call that waits for it."""
+
+    call_id: int
+    entry: ModelEntry
+    inputs: InferInputs
+    client_id: str
+    answer: "_StreamSlot | None" = None
+    """Its place in its stream; None for a unary call."""
+
+
+@dataclass(slots=True, eq=False)
+class _StreamSlot:
+    """One answer of a stream, which leaves when those before it have left."""
+
+    payload: bytes | None = None
+    request: PendingRequest | None = None
+
+
+@dataclass(slots=True, eq=False)
+class _Stream:
+    deadline_s: float
+    slots: deque[_StreamSlot] = field(default_factory=deque)
+    half_closed: bool = False
+
+
+class InferenceService:
+    """Owns the client calls that wait for an answer, unary ones and streams."""
+
+    def __init__(self, models: ModelTable, scheduler: Scheduler, front: Front) -> None:
+        self._models = models
+        self._scheduler = scheduler
+        self._front = front
+        self._unary: dict[int, PendingRequest] = {}
+        self._streams: dict[int, _Stream] = {}
+        self._requests = 0
+        self.stopping = False
+
+    @property
+    def open_calls(self) -> int:
+        """Calls without their answer."""
+        return len(self._unary) + sum(bool(stream.slots) for stream in self._streams.values())
+
+    # --- calls in -------------------------------------------------------------------------
+
+    def on_infer(self, call: Call, now_s: float) -> None:
+        """A ModelInfer came. Raises what the caller is to be told."""
+        message = parse(ModelInferRequest, call.payload)
+        deadline_s = inf if call.time_left_s is None else now_s + call.time_left_s
+        self._unary[call.call_id] = self._admit(message, call.call_id, deadline_s, None, now_s)
+
+    def on_stream(self, call: Call, now_s: float) -> None:
+        """A ModelStreamInfer began."""
+        deadline_s = inf if call.time_left_s is None else now_s + call.time_left_s
+        self._streams[call.call_id] = _Stream(deadline_s)
+
+    def on_stream_message(self, event: StreamMessage, now_s: float) -> None:
+        """One more request of a stream; what is wrong with it is answered in its place."""
+        stream = self._streams.get(event.call_id)
+        if stream is None:
+            return
+        slot = _StreamSlot()
+        stream.slots.append(slot)
+        message = ModelInferRequest()
+        try:
+            if len(stream.slots) > MAX_STREAM_REQUESTS:
+                raise QueueFullError(
+                    f"expected at most {MAX_STREAM_REQUESTS} unanswered requests in a stream: "
+                    "read answers before sending more"
+                )
+            message = parse(ModelInferRequest, event.payload)
+            slot.request = self._admit(message, event.call_id, stream.deadline_s, slot, now_s)
+        except TideserveError as error:
+            slot.payload = _stream_error(str(error), message.model_name, message.id)
+            self._flush(event.call_id, stream)
+
+    def on_half_close(self, call_id: int) -> None:
+        """The caller of a stream sends no more: it ends with its last answer."""
+        stream = self._streams.get(call_id)
+        if stream is not None:
+            stream.half_closed = True
+            self._flush(call_id, stream)
+
+    def on_cancel(self, call_id: int) -> list[Action]:
+        """The caller is gone."""
+        request = self._unary.pop(call_id, None)
+        if request is not None:
+            return self._cancel(request)
+        stream = self._streams.pop(call_id, None)
+        actions: list[Action] = []
+        if stream is not None:
+            for slot in stream.slots:
+                if slot.request is not None:
+                    actions += self._cancel(slot.request)
+        return actions
+
+    # --- the core's word ------------------------------------------------------------------
+
+    def on_complete(self, action: Complete, now_s: float) -> None:
+        """A batch came back: each caller gets its rows."""
+        outputs = action.lease.outputs
+        assert isinstance(outputs, BatchOutputs)
+        given_s = action.lease.given_s
+        for request, first_row in action.answers:
+            assert isinstance(request, PendingRequest)
+            stats = request.entry.stats
+            stats.on_success(now_s - request.arrived_s, given_s - request.arrived_s)
+            payload = outputs.encode(
+                request.inputs,
+                request.client_id,
+                first_row,
+                final_flag=request.answer is not None,
+            )
+            if request.answer is None:
+                self._unary.pop(request.call_id, None)
+                self._front.respond(request.call_id, payload)
+            else:
+                self._answer_slot(request, b"".join(embedded(_INFER_RESPONSE, [payload])))
+
+    def on_expire(self, action: Expire, now_s: float) -> None:
+        """A deadline passed in the queue."""
+        request = action.request
+        assert isinstance(request, PendingRequest)
+        request.entry.stats.expired += 1
+        request.entry.stats.fail.add(now_s - request.arrived_s)
+        waited_s = now_s - request.arrived_s
+        self._answer_error(
+            request,
+            ExpiredError(
+                f"model '{request.entry.key.name}': the request waited {waited_s:.3f} s in the "
+                "queue and its deadline or timeout passed before a replica took it"
+            ),
+        )
+
+    def on_fail(self, action: Fail, now_s: float) -> None:
+        """An admitted request ends with an error."""
+        request = action.request
+        assert isinstance(request, PendingRequest)
+        request.entry.stats.on_failure(action.cause.value, now_s - request.arrived_s)
+        self._answer_error(request, _failure(request.entry, action.cause, action.detail))
+
+    # --- inside ---------------------------------------------------------------------------
+
+    def _admit(
+        self,
+        message: ModelInferRequest,
+        call_id: int,
+        deadline_s: float,
+        slot: _StreamSlot | None,
+        now_s: float,
+    ) -> PendingRequest:
+        if self.stopping:
+            raise UnavailableError("the server is stopping: send the request elsewhere")
+        entry = self._models.bind(message.model_name, message.model_version)
+        assert entry.spec is not None
+        stats = entry.stats
+        stats.arrivals += 1
+        try:
+            inputs = read_inputs(message, entry.spec)
+        except InvalidRequestError:
+            stats.on_rejection("invalid_request")
+            raise
+        except TideserveError:
+            stats.on_rejection("unsupported")
+            raise
+        self._requests += 1
+        request = PendingRequest(
+            request_id=self._requests,
+            rows=inputs.rows,
+            payload_bytes=inputs.payload_bytes,
+            signature=inputs.signature,
+            arrived_s=now_s,
+            priority=inputs.priority,
+            deadline_s=deadline_s,
+            timeout_s=inputs.timeout_s,
+            call_id=call_id,
+            entry=entry,
+            inputs=inputs,
+            client_id=message.id,
+            answer=slot,
+        )
+        rejection = self._scheduler.on_arrival(entry.key, request, now_s)
+        if rejection is not None:
+            raise self._rejected(entry, rejection)
+        stats.admitted += 1
+        return request
+
+    def _rejected(self, entry: ModelEntry, rejection: Rejection) -> TideserveError:
+        if rejection.reason is RejectReason.EXPIRED:
+            entry.stats.expired += 1
+            return ExpiredError(
+                f"model '{entry.key.name}': the deadline had passed when the request came"
+            )
+        entry.stats.on_rejection(rejection.reason.value)
+        what = {
+            RejectReason.QUEUE_REQUESTS: "requests",
+            RejectReason.QUEUE_ROWS: "rows",
+            RejectReason.QUEUE_BYTES: "bytes",
+            RejectReason.PRIORITY_QUEUE: "requests of this priority",
+        }[rejection.reason]
+        return QueueFullError(
+            f"model '{entry.key.name}': the queue is full, expected at most {rejection.limit} "
+            f"{what} to wait; try again in {rejection.retry_after_s:.2f} s",
+            pushback_ms=max(1, int(rejection.retry_after_s * 1000)),
+        )
+
+    def _cancel(self, request: PendingRequest) -> list[Action]:
+        if not request.done:
+            request.entry.stats.cancelled += 1
+        return self._scheduler.on_cancel(request.entry.key, request)
+
+    def _answer_error(self, request: PendingRequest, error: TideserveError) -> None:
+        if request.answer is None:
+            self._unary.pop(request.call_id, None)
+            self._front.fail(request.call_id, status_of(error))
+            return
+        name = request.entry.key.name
+        self._answer_slot(request, _stream_error(str(error), name, request.client_id))
+
+    def _answer_slot(self, request: PendingRequest, payload: bytes) -> None:
+        slot = request.answer
+        stream = self._streams.get(request.call_id)
+        if slot is None or stream is None:
+            return
+        slot.payload = payload
+        slot.request = None
+        self._flush(request.call_id, stream)
+
+    def _flush(self, call_id: int, stream: _Stream) -> None:
+        """Sends the answers whose turn it is, and ends a stream that is through."""
+        while stream.slots and (payload := stream.slots[0].payload) is not None:
+            stream.slots.popleft()
+            self._front.send(call_id, payload)
+        if stream.half_closed and not stream.slots:
+            del self._streams[call_id]
+            self._front.end(call_id)
+
+
+_INFER_RESPONSE: Final = ModelStreamInferResponse.INFER_RESPONSE_FIELD_NUMBER
+
+
+def _stream_error(message: str, model_name: str, client_id: str) -> bytes:
+    response = ModelStreamInferResponse(error_message=message)
+    response.infer_response.model_name = model_name
+    response.infer_response.id = client_id
+    return response.SerializeToString()
+
+
+def _failure(entry: ModelEntry, cause: FailureCause, detail: str) -> TideserveError:
+    """The words for a failure."""
+    model = f"model '{entry.key.name}'"
+    match cause:
+        case FailureCause.MODEL_ERROR:
+            return ModelFailedError(f"{model} raised: {detail}")
+        case FailureCause.BAD_OUTPUT:
+            return ModelFailedError(f"{model} gave outputs that do not fit: {detail}")
+        case FailureCause.OUT_OF_MEMORY:
+            return ModelFailedError(f"{model} ran out of memory on this request alone: {detail}")
+        case FailureCause.KILLS_REPLICAS:
+            return ModelFailedError(
+                f"{model}: two replicas died while this request was all they ran; it is not "
+                "tried again"
+            )
+        case FailureCause.NOT_RETRYABLE:
+            return UnavailableError(
+                f"{model}: the replica that ran the request was lost, and the model is not "
+                "marked retryable"
+            )
+        case FailureCause.UNAVAILABLE:
+            return UnavailableError(f"{model} cannot be served: {detail}")

@@ -1,0 +1,347 @@
+"""Join, Exchange and Beat: the replica plane's calls as events of the core."""
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from tideserve.server.core.actions import (
+    Action,
+    AnswerEmpty,
+    Dispatch,
+    FailureCause,
+    RefuseCall,
+    ReplicaLeft,
+    ReplicaLost,
+    SendDrain,
+)
+from tideserve.server.core.leases import Lease as CoreLease
+from tideserve.server.core.leases import max_batch_time_s
+from tideserve.server.core.outcomes import BatchDone, BatchFailed
+from tideserve.server.core.outcomes import Outcome as CoreOutcome
+from tideserve.server.core.replicas import Exchange, ReplicaState
+from tideserve.server.core.scheduler import Scheduler
+from tideserve.server.errors import (
+    Code,
+    ModelConfigError,
+    NotFoundError,
+    StaleCallError,
+)
+from tideserve.server.front import Call, Front, Status
+from tideserve.server.models import ModelEntry, ModelKey, ModelState, ModelTable
+from tideserve.server.payload import BatchOutputs, encode_lease
+from tideserve.server.service.inference import PendingRequest
+from tideserve.server.service.messages import parse
+from tideserve.v1.replica_pb2 import (
+    Assign,
+    BatchFailure,
+    BeatRequest,
+    BeatResponse,
+    Command,
+    Drain,
+    ExchangeRequest,
+    ExchangeResponse,
+    JoinRequest,
+    Lease,
+    Outcome,
+    StartupPhase,
+    Stop,
+    Welcome,
+)
+
+logger = logging.getLogger(__name__)
+
+BEAT_INTERVAL_S: Final = 0.25
+_BEAT_ANSWER: Final = BeatResponse().SerializeToString()
+_CAUSES: Final = {
+    BatchFailure.MODEL_ERROR: FailureCause.MODEL_ERROR,
+    BatchFailure.BAD_OUTPUT: FailureCause.BAD_OUTPUT,
+    BatchFailure.OUT_OF_MEMORY: FailureCause.OUT_OF_MEMORY,
+    BatchFailure.DEVICE_LOST: FailureCause.MODEL_ERROR,
+}
+
+
+@dataclass(slots=True)
+class ReplicaInfo:
+    """What a replica told of itself, for people and for the autoscaler."""
+
+    pid: int
+    host: str
+    device: str
+    phase: str = "import"
+    phases: list[StartupPhase] = field(default_factory=list)
+    busy_s: float = 0.0
+    memory_bytes: int = 0
+
+
+class ReplicaService:
+    """Owns the life lines and the Exchanges that wait, by call id."""
+
+    def __init__(
+        self, models: ModelTable, scheduler: Scheduler, front: Front, max_message_bytes: int
+    ) -> None:
+        self._models = models
+        self._scheduler = scheduler
+        self._front = front
+        self._max_message_bytes = max_message_bytes
+        self._life_lines: dict[int, tuple[str, int]] = {}
+        self._calls: dict[str, int] = {}
+        self._exchanges: dict[int, str] = {}
+        self.info: dict[str, ReplicaInfo] = {}
+        # Counts every change of a replica's state that somebody may wait for.
+        self.changes = 0
+
+    # --- calls in -------------------------------------------------------------------------
+
+    def on_join(self, call: Call, now_s: float) -> None:
+        """A replica opens its life line."""
+        message = parse(JoinRequest, call.payload)
+        replica_id = message.replica_id
+        epoch = self._scheduler.members.join(replica_id, now_s)
+        if epoch is None:
+            raise NotFoundError(
+                f"replica '{replica_id}' was not announced, is lost, or has joined already"
+            )
+        self.changes += 1
+        self._life_lines[call.call_id] = (replica_id, epoch)
+        self._calls[replica_id] = call.call_id
+        self.info[replica_id] = ReplicaInfo(message.pid, message.host, message.device)
+        welcome = Welcome(
+            epoch=epoch,
+            beat_interval_s=BEAT_INTERVAL_S,
+            max_message_bytes=self._max_message_bytes,
+        )
+        self._command(replica_id, Command(welcome=welcome))
+        replica = self._scheduler.members.get(replica_id)
+        assert replica is not None
+        if replica.state is ReplicaState.DRAINING:
+            self._command(replica_id, Command(drain=Drain()))
+        elif replica.model is not None:
+            assert isinstance(replica.model, ModelKey)
+            self.assign(replica_id, replica.model)
+
+    def assign(self, replica_id: str, key: ModelKey) -> None:
+        """Tells a joined replica which model version to load."""
+        entry = self._models.entries.get(key)
+        if entry is None:
+            self.stop(replica_id, f"{key} is not served any more")
+            return
+        assign = Assign(
+            model_name=key.name,
+            model_version=key.version,
+            generation=key.generation,
+            model_path=entry.found.path,
+            config=entry.config,
+            config_complete=entry.spec is not None,
+        )
+        self._command(replica_id, Command(assign=assign))
+
+    def on_exchange(self, call: Call, now_s: float) -> list[Action]:
+        """A replica hands outcomes back and asks for work."""
+        message = parse(ExchangeRequest, call.payload)
+        exchange = Exchange(call.call_id, message.sequence, now_s)
+        replica = self._scheduler.members.living(message.replica_id, message.epoch)
+        held = {} if replica is None else replica.leases
+        outcomes = [self._read_outcome(outcome, held) for outcome in message.outcomes]
+        self._exchanges[call.call_id] = message.replica_id
+        return self._scheduler.on_exchange(
+            message.replica_id, message.epoch, exchange, outcomes, now_s, want=message.want
+        )
+
+    def on_beat(self, call: Call, now_s: float) -> list[Action]:
+        """Proof of life, and news of the start-up."""
+        message = parse(BeatRequest, call.payload)
+        replica_id = message.replica_id
+        if not self._scheduler.members.beat(replica_id, message.epoch, now_s):
+            raise StaleCallError(f"this life of replica '{replica_id}' is over: join again")
+        info = self.info[replica_id]
+        info.busy_s = message.busy_s
+        info.memory_bytes = message.memory_bytes
+        actions: list[Action] = []
+        match message.WhichOneof("news"):
+            case "loading":
+                info.phase = message.loading.phase
+                self.changes += 1
+            case "ready":
+                info.phases = list(message.ready.phases)
+                info.phase = ""
+                self._on_ready(replica_id, message, now_s)
+            case "load_failed":
+                info.phases = list(message.load_failed.phases)
+                actions = self._on_load_failed(replica_id, message.load_failed.message, now_s)
+        self._front.respond(call.call_id, _BEAT_ANSWER)
+        return actions
+
+    def on_cancel(self, call_id: int, now_s: float) -> list[Action]:
+        """A life line broke, or an Exchange's caller is gone."""
+        life = self._life_lines.pop(call_id, None)
+        if life is not None:
+            self._calls.pop(life[0], None)
+            return self._scheduler.on_life_line_closed(*life, now_s)
+        replica_id = self._exchanges.pop(call_id, None)
+        if replica_id is not None:
+            return self._scheduler.on_exchange_gone(replica_id, call_id, now_s)
+        return []
+
+    # --- the core's word ------------------------------------------------------------------
+
+    def on_dispatch(self, action: Dispatch, now_s: float) -> list[Action]:
+        """A lease leaves in the answer of an Exchange. What happens when nobody is there to
+        take it is returned."""
+        lease = action.lease
+        self._exchanges.pop(action.call_id, None)
+        entry = self._models.entries.get(lease.model)  # type: ignore[call-overload]
+        assert entry is not None
+        payload = self._encode(action, entry, now_s)
+        if self._front.respond(action.call_id, payload):
+            return []
+        return self._scheduler.on_exchange_gone(lease.replica_id, action.call_id, now_s)
+
+    def on_answer_empty(self, action: AnswerEmpty) -> None:
+        """An Exchange ends without a lease."""
+        self._exchanges.pop(action.call_id, None)
+        answer = ExchangeResponse(
+            sequence=action.sequence,
+            drain=action.drain,
+            dropped_lease_ids=action.dropped_lease_ids,
+        )
+        self._front.respond(action.call_id, answer.SerializeToString())
+
+    def on_refuse(self, action: RefuseCall) -> None:
+        """An Exchange of an earlier life."""
+        self._exchanges.pop(action.call_id, None)
+        self._front.fail(action.call_id, Status(Code.FAILED_PRECONDITION, action.reason))
+
+    def on_send_drain(self, action: SendDrain) -> None:
+        """Tells the replica to finish and leave."""
+        self.changes += 1
+        self._command(action.replica_id, Command(drain=Drain()))
+
+    def on_lost(self, action: ReplicaLost) -> None:
+        """Closes its life line: should it wake, it learns that its life is over."""
+        self.changes += 1
+        logger.warning("replica %s is LOST: %s", action.replica_id, action.reason)
+        self._close_life_line(
+            action.replica_id, Status(Code.FAILED_PRECONDITION, f"LOST: {action.reason}")
+        )
+
+    def on_left(self, action: ReplicaLeft) -> None:
+        """It left with empty hands."""
+        self.changes += 1
+        self.info.pop(action.replica_id, None)
+        logger.info("replica %s left", action.replica_id)
+
+    def stop(self, replica_id: str, reason: str) -> None:
+        """Tells a replica to leave at once."""
+        self._command(replica_id, Command(stop=Stop(reason=reason)))
+
+    def forget(self, replica_id: str) -> None:
+        """Its process is known to have ended."""
+        self.changes += 1
+        self.info.pop(replica_id, None)
+        self._scheduler.members.forget(replica_id)
+
+    # --- inside ---------------------------------------------------------------------------
+
+    def _on_ready(self, replica_id: str, message: BeatRequest, now_s: float) -> None:
+        replica = self._scheduler.members.get(replica_id)
+        assert replica is not None
+        key = replica.model
+        assert isinstance(key, ModelKey)
+        try:
+            entry = self._models.ready(key, message.ready.config)
+        except (ModelConfigError, NotFoundError) as error:
+            self.stop(replica_id, str(error))
+            return
+        if key not in self._scheduler.models:
+            assert entry.spec is not None
+            self._scheduler.add_model(key, entry.spec.settings)
+        profile = self._scheduler.models[key].profile
+        if not profile.points():
+            for point in message.ready.profile:
+                profile.observe(point.batch_rows, point.latency_s)
+        if self._scheduler.members.ready(replica_id, now_s):
+            self.changes += 1
+            phases = ", ".join(
+                f"{phase.name} {phase.duration_s * 1000:.0f} ms" for phase in message.ready.phases
+            )
+            logger.info("replica %s is READY for %s (%s)", replica_id, key, phases)
+
+    def _on_load_failed(self, replica_id: str, reason: str, now_s: float) -> list[Action]:
+        replica = self._scheduler.members.get(replica_id)
+        assert replica is not None
+        key = replica.model
+        if isinstance(key, ModelKey):
+            entry = self._models.entries.get(key)
+            if entry is not None and entry.state is ModelState.LOADING:
+                self._models.fail(key, reason)
+                logger.error("%s cannot be loaded: %s", key, reason)
+        return self._scheduler.on_lost(
+            replica_id, now_s, f"it could not load its model: {reason}", death=False
+        )
+
+    def _read_outcome(self, outcome: Outcome, held: dict[int, CoreLease]) -> CoreOutcome:
+        """The core's view of an outcome; what came is checked and kept with its lease."""
+        lease = held.get(outcome.lease_id)
+        entry = None if lease is None else self._models.entries.get(lease.model)  # type: ignore[call-overload]
+        if lease is None or entry is None or entry.spec is None:
+            return BatchDone(outcome.lease_id, outcome.infer_s)
+        if outcome.WhichOneof("outcome") != "result":
+            cause = _CAUSES.get(outcome.failure.kind, FailureCause.MODEL_ERROR)
+            return BatchFailed(outcome.lease_id, cause, outcome.failure.message)
+        try:
+            outputs = BatchOutputs(outcome.result.outputs, entry.spec, lease.rows)
+        except ValueError as error:
+            return BatchFailed(outcome.lease_id, FailureCause.BAD_OUTPUT, str(error))
+        missing = outputs.missing(_requested(lease.requests))
+        if missing:
+            return BatchFailed(
+                outcome.lease_id,
+                FailureCause.BAD_OUTPUT,
+                f"expected output {', '.join(map(repr, missing))}, which is missing",
+            )
+        lease.outputs = outputs
+        compute_s = outcome.input_s + outcome.infer_s + outcome.output_s
+        entry.stats.on_batch(
+            lease.rows, len(lease.requests), outcome.input_s, outcome.infer_s, outcome.output_s
+        )
+        return BatchDone(outcome.lease_id, compute_s)
+
+    def _encode(self, action: Dispatch, entry: ModelEntry, now_s: float) -> bytes:
+        lease = action.lease
+        assert entry.spec is not None
+        model = self._scheduler.models[lease.model]
+        limit_s = max_batch_time_s(model.settings.lease, model.profile, lease.rows)
+        message = Lease(
+            lease_id=lease.lease_id,
+            rows=lease.rows,
+            requested_outputs=_requested(lease.requests),
+            request_rows=[request.rows for request in lease.requests],
+            time_left_s=limit_s + lease.started_s - now_s,
+        )
+        inputs = [
+            request.inputs for request in lease.requests if isinstance(request, PendingRequest)
+        ]
+        return encode_lease(action.sequence, action.dropped_lease_ids, message, inputs, entry.spec)
+
+    def _command(self, replica_id: str, command: Command) -> None:
+        call_id = self._calls.get(replica_id)
+        if call_id is not None:
+            self._front.send(call_id, command.SerializeToString())
+
+    def _close_life_line(self, replica_id: str, status: Status) -> None:
+        call_id = self._calls.pop(replica_id, None)
+        if call_id is not None:
+            self._life_lines.pop(call_id, None)
+            self._front.fail(call_id, status)
+
+
+def _requested(requests: Iterable[object]) -> list[str]:
+    """Outputs that some caller asked for; empty if one asked for all."""
+    names: dict[str, None] = {}
+    for request in requests:
+        assert isinstance(request, PendingRequest)
+        if not request.inputs.outputs:
+            return []
+        names.update(dict.fromkeys(request.inputs.outputs))
+    return list(names)

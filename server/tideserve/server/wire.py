@@ -1,0 +1,32 @@
+"""Protobuf's wire format, for the few messages whose tensors are joined without a copy.
+
+A serialized message may be put together from serialized pieces in any order
+(https://protobuf.dev/programming-guides/encoding/), so a batch's bytes go from the callers'
+requests into the answer by one join.
+"""
+
+from collections.abc import Sequence
+
+Buffer = bytes | memoryview
+
+
+def varint(value: int) -> bytes:
+    """An unsigned base-128 number."""
+    if value < 0x80:
+        return bytes((value,))
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def header(field_number: int, length: int) -> bytes:
+    """What precedes a length-delimited field of `length` bytes."""
+    return varint(field_number << 3 | 2) + varint(length)
+
+
+def embedded(field_number: int, pieces: Sequence[Buffer]) -> list[Buffer]:
+    """The pieces as one length-delimited field (a message, string or bytes)."""
+    return [header(field_number, sum(map(len, pieces))), *pieces]
