@@ -30,6 +30,7 @@ from tideserve.server.errors import (
 from tideserve.server.front import Call, Front, Status
 from tideserve.server.models import ModelEntry, ModelKey, ModelState, ModelTable
 from tideserve.server.payload import BatchOutputs, encode_lease
+from tideserve.server.repository.spec import is_complete
 from tideserve.server.service.inference import PendingRequest
 from tideserve.server.service.messages import parse
 from tideserve.v1.replica_pb2 import (
@@ -132,7 +133,7 @@ class ReplicaService:
             generation=key.generation,
             model_path=entry.found.path,
             config=entry.config,
-            config_complete=entry.spec is not None,
+            config_complete=entry.config is not None and is_complete(entry.config),
         )
         self._command(replica_id, Command(assign=assign))
 

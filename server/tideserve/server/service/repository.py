@@ -222,6 +222,7 @@ class RepositoryService:
     def _report(self, model: FoundModel) -> None:
         """Says once what is wrong with a model and what of its configuration is ignored."""
         remarks = [f"the field {name} is not supported and ignored" for name in model.unsupported]
+        remarks += model.warnings
         if model.error is not None:
             remarks.append(model.error)
         for remark in remarks:

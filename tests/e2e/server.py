@@ -1,0 +1,151 @@
+"""A real server process for a test, and what a test does to it."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import psutil
+
+READY_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 30.0
+
+
+class Server:
+    """Owns one `tideserve serve` with all its processes."""
+
+    def __init__(self, repository: Path, state: Path, options: Sequence[str]) -> None:
+        self.repository = repository
+        self.state = state
+        self.grpc_port = 0
+        self.http_port = 0
+        self._options = options
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.grpc_port}"
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def log(self) -> str:
+        return self._log_path.read_text(errors="replace")
+
+    @property
+    def token(self) -> str:
+        return (self.state / "tideserve" / f"token-{self.grpc_port}").read_text().strip()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of every command that shall meet this server."""
+        return {**os.environ, "XDG_RUNTIME_DIR": str(self.state)}
+
+    def start(self) -> None:
+        """Starts it on free ports, or on those it had."""
+        self.state.mkdir(mode=0o700, exist_ok=True)
+        command = [
+            sys.executable,
+            "-m",
+            "tideserve.cli",
+            "serve",
+            str(self.repository),
+            f"--grpc-port={self.grpc_port}",
+            f"--http-port={self.http_port}",
+            *self._options,
+        ]
+        with self._log_path.open("ab") as log, self._out_path.open("wb") as out:
+            self._process = subprocess.Popen(
+                command, stdout=out, stderr=log, env=self.environment, start_new_session=True
+            )
+
+    def wait_ready(self, timeout_s: float = READY_TIMEOUT_S) -> None:
+        """Waits for the ready line and learns the ports."""
+        assert self._process is not None
+
+        def look() -> bool:
+            assert self._process is not None
+            match = re.search(
+                r"^ready grpc=\S+:(\d+) http=\S+:(\d+)$", self._out_path.read_text(), re.MULTILINE
+            )
+            if match is not None:
+                self.grpc_port, self.http_port = int(match[1]), int(match[2])
+                return True
+            assert self._process.poll() is None, f"the server ended:\n{self.log}"
+            return False
+
+        wait_until(look, timeout_s, lambda: f"no ready line:\n{self.log}")
+
+    def wait_end(self, timeout_s: float = STOP_TIMEOUT_S) -> int:
+        """The exit code."""
+        assert self._process is not None
+        return self._process.wait(timeout_s)
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Asks it to stop and gives the exit code."""
+        self.signal(number)
+        return self.wait_end()
+
+    def replica_pids(self, model: str = "") -> list[int]:
+        """Replica processes that are alive, from the launcher's records."""
+        return [
+            process.pid
+            for process in self.processes()
+            if any(part.startswith(f"tideserve-replica:{model}") for part in _title(process))
+        ]
+
+    def processes(self) -> list[psutil.Process]:
+        """Everything that carries this server's state folder in its environment."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get("XDG_RUNTIME_DIR") == str(self.state):
+                    found.append(process)
+            except (psutil.NoSuchProcess, psutil.AccessDenied):
+                continue
+        return found
+
+    def close(self) -> None:
+        """Ends it, whatever state it is in, with all that it started."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+            try:
+                self._process.wait(STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        for process in self.processes():
+            process.kill()
+
+    @property
+    def _log_path(self) -> Path:
+        return self.state / "serve.log"
+
+    @property
+    def _out_path(self) -> Path:
+        return self.state / "serve.out"
+
+
+def wait_until(
+    is_true: Callable[[], bool], timeout_s: float, describe: Callable[[], str] = lambda: ""
+) -> None:
+    """Polls real processes; fails with the description."""
+    deadline_s = time.monotonic() + timeout_s
+    while not is_true():
+        assert time.monotonic() < deadline_s, f"not within {timeout_s} s: {describe()}"
+        time.sleep(0.02)
+
+
+def _title(process: psutil.Process) -> list[str]:
+    return process.cmdline()
