@@ -1,0 +1,68 @@
+"""How the grpcio server is set up: options, TLS and the bind."""
+
+from typing import Final
+
+import grpc
+import grpc.aio
+
+from tideserve.server.front import FrontSettings
+from tideserve.server.front.address import bind_error, host_port, why_unbindable
+from tideserve.server.front.certificates import read_tls_files
+
+_METADATA_BYTES: Final = 16_384
+
+
+def server_credentials(settings: FrontSettings) -> grpc.ServerCredentials | None:
+    """TLS or mTLS as the settings ask; None for plain text. Raises `CertificateError`."""
+    if settings.tls is None:
+        return None
+    tls = read_tls_files(settings.tls)
+    return grpc.ssl_server_credentials(
+        [(tls.key, tls.certificate)],
+        root_certificates=tls.client_ca,
+        require_client_auth=tls.client_ca is not None,
+    )
+
+
+def bind(
+    server: grpc.aio.Server,
+    settings: FrontSettings,
+    address: str | None,
+    credentials: grpc.ServerCredentials | None,
+) -> int:
+    """Binds `address`, else host and port of the settings; the bound port.
+
+    Raises `AddressInUseError`, `StartError` for any other reason.
+    """
+    target = address or host_port(settings.host, settings.port)
+    try:
+        if credentials is None:
+            return server.add_insecure_port(target)
+        return server.add_secure_port(target, credentials)
+    except RuntimeError as error:
+        if address is not None:
+            raise bind_error(address, 0, None, str(error)) from error
+        number, reason = why_unbindable(settings.host, settings.port)
+        raise bind_error(settings.host, settings.port, number, reason or str(error)) from error
+
+
+def server_options(settings: FrontSettings, address: str | None) -> list[tuple[str, int]]:
+    """grpc-core's channel arguments. A front on `address` is another's fallback and takes
+    that one's connections, so it does not count them."""
+    options = [
+        ("grpc.so_reuseport", 0),  # or a second server would silently share the port
+        ("grpc.max_receive_message_length", settings.max_message_bytes),
+        ("grpc.max_send_message_length", settings.max_message_bytes),
+        ("grpc.max_concurrent_streams", settings.max_concurrent_streams),
+        ("grpc.keepalive_time_ms", round(settings.keepalive_time_s * 1000)),
+        ("grpc.keepalive_timeout_ms", round(settings.keepalive_timeout_s * 1000)),
+        ("grpc.keepalive_permit_without_calls", 1),
+        # Clients may ping as often as they like, as on the native front.
+        ("grpc.http2.max_ping_strikes", 0),
+        # One limit; with its default softer one grpc-core refuses some calls at random.
+        ("grpc.max_metadata_size", _METADATA_BYTES),
+        ("grpc.absolute_max_metadata_size", _METADATA_BYTES),
+    ]
+    if settings.max_connections is not None and address is None:
+        options.append(("grpc.max_allowed_incoming_connections", settings.max_connections))
+    return options

@@ -1,0 +1,57 @@
+"""What both fronts say when they refuse, so that clients read the same sentence from either."""
+
+from typing import Final
+
+from tideserve.server.errors import Code
+from tideserve.server.front import Status
+
+#: A stream's answers that its caller has not read yet. One message always fits, however large.
+MAX_STREAM_BACKLOG_BYTES: Final = 16 * 1024 * 1024
+MAX_STREAM_BACKLOG_MESSAGES: Final = 4096
+
+#: When to try again, in trailing metadata. The first is gRPC's own key, which grpc clients with
+#: a retry policy obey; pygrpc-native 0.5 refuses to send it ("reserved"), so both fronts also
+#: send the second.
+GRPC_PUSHBACK_KEY: Final = "grpc-retry-pushback-ms"
+PUSHBACK_KEY: Final = "tideserve-retry-pushback-ms"
+
+
+def request_too_large(got_bytes: int, limit_bytes: int) -> Status:
+    return Status(
+        Code.RESOURCE_EXHAUSTED,
+        f"the request has {got_bytes} bytes, the server takes at most {limit_bytes}: "
+        "send fewer rows at a time or raise the server's message limit",
+    )
+
+
+def answer_too_large(got_bytes: int, limit_bytes: int) -> Status:
+    return Status(
+        Code.RESOURCE_EXHAUSTED,
+        f"the answer has {got_bytes} bytes, the server sends at most {limit_bytes}: "
+        "ask for fewer rows or outputs at a time or raise the server's message limit",
+    )
+
+
+def reads_too_slowly(waiting_messages: int, waiting_bytes: int) -> Status:
+    return Status(
+        Code.RESOURCE_EXHAUSTED,
+        f"the caller reads its stream too slowly: {waiting_messages} messages "
+        f"({waiting_bytes} bytes) wait, at most {MAX_STREAM_BACKLOG_MESSAGES} messages or "
+        f"{MAX_STREAM_BACKLOG_BYTES} bytes may",
+    )
+
+
+def too_many_events(waiting_events: int, waiting_bytes: int) -> Status:
+    return Status(
+        Code.RESOURCE_EXHAUSTED,
+        f"{waiting_events} requests ({waiting_bytes} bytes) wait to be looked at: try again later",
+        pushback_ms=100,
+    )
+
+
+def stream_backlog_is_full(waiting_messages: int, waiting_bytes: int, next_bytes: int) -> bool:
+    """Whether one more message would pass a bound of a stream's backlog."""
+    return waiting_messages > 0 and (
+        waiting_messages >= MAX_STREAM_BACKLOG_MESSAGES
+        or waiting_bytes + next_bytes > MAX_STREAM_BACKLOG_BYTES
+    )
