@@ -1,0 +1,96 @@
+# Needs Python 3.11 or newer, make and a C compiler; everything else goes into .venv.
+#
+#   make serve    serves examples/models        make check    all that CI checks
+#   make test     runs the tests                make format   formats and sorts the sources
+#   make bench    measures, beside peers        make models   trains the example models anew
+#   make bench-setup  installs the peers        make generate writes the wire's modules anew
+#
+# PYTHON=python3.12 chooses the interpreter of a new .venv. TORCH_PIP_ARGS is added where
+# torch is installed, e.g. to take its wheel for CPUs from another index or folder.
+
+PYTHON ?= python3
+TORCH_PIP_ARGS ?=
+SERVE_ARGS ?=
+TEST_ARGS ?=
+BENCH_ARGS ?=
+
+BIN := .venv/bin
+TORCH := torch==2.13.0
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-input -c constraints.txt
+BENCH_PIP := -m pip install -qq --disable-pip-version-check --no-input
+
+.PHONY: serve test check lint generated bench bench-setup models generate format clean
+.DELETE_ON_ERROR:
+
+serve: .venv/serve.stamp
+	@echo "when it is ready, try in another terminal:  $(BIN)/tideserve infer identity --random 4"
+	@exec $(BIN)/tideserve serve examples/models $(SERVE_ARGS)
+
+test: .venv/dev.stamp
+	$(BIN)/python -m pytest $(TEST_ARGS)
+
+check: lint generated test
+
+lint: .venv/dev.stamp
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/ruff check --quiet .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# The generated modules are checked in; they must be what the .proto files give.
+generated: .venv/dev.stamp
+	@out=$$(mktemp -d) && trap 'rm -rf "$$out"' EXIT && \
+	$(BIN)/python proto/generate.py "$$out" && \
+	for new in "$$out"/tideserve/v1/*_pb2.py*; do \
+	    diff -u "proto/tideserve/v1/$${new##*/}" "$$new" || \
+	    { echo "proto/tideserve/v1/$${new##*/} is not what the .proto files give: make generate"; exit 1; }; \
+	done
+
+generate: .venv/dev.stamp
+	$(BIN)/python proto/generate.py
+
+models: .venv/dev.stamp
+	$(BIN)/python -m examples.train
+
+bench: .venv/dev.stamp
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+bench-setup: .cache/bench-triton/stamp .cache/bench-perf/stamp
+
+format: .venv/dev.stamp
+	$(BIN)/ruff check --quiet --fix .
+	$(BIN)/ruff format --quiet .
+
+clean:
+	rm -rf .venv .cache build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
+
+# Made anew whenever the dependencies may have changed: what they no longer name must go.
+.venv/base.stamp: pyproject.toml constraints.txt
+	@echo "making .venv"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
+	@$(PYTHON) -m venv --clear .venv
+	@touch $@
+
+.venv/serve.stamp: .venv/base.stamp
+	@echo "installing what serving needs into .venv"
+	@$(PIP) -e '.[cpu]'
+	@touch $@
+
+.venv/dev.stamp: .venv/base.stamp
+	@echo "installing what development needs into .venv"
+	@$(PIP) $(TORCH_PIP_ARGS) $(TORCH)
+	@$(PIP) -e '.[dev]'
+	@touch $@ .venv/serve.stamp
+
+# Triton's own server, in an environment of its own: its Python stub needs numpy 1.26.
+.cache/bench-triton/stamp:
+	@$(PYTHON) -m venv --clear $(@D)
+	@$(@D)/bin/python $(BENCH_PIP) nvidia-pytriton==0.7.0 numpy==1.26.4 onnxruntime==1.32.0
+	@touch $@
+
+# The last tritonclient whose wheel carries the perf_analyzer program.
+.cache/bench-perf/stamp:
+	@$(PYTHON) -m venv --clear $(@D)
+	@$(@D)/bin/python $(BENCH_PIP) tritonclient==2.41.0 nvidia-cuda-runtime-cu12==12.9.79
+	@touch $@

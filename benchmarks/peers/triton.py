@@ -1,0 +1,138 @@
+"""Triton's own server, from the wheel of nvidia-pytriton, with its Python backend.
+
+The wheel has no ONNX backend, so digits_onnx is a model.py that calls ONNX Runtime on the
+whole batch. The stub is Python inside a Triton program: it finds its packages through the
+first `python3` on PATH, and a numpy newer than 1.26 there makes it answer OK with empty
+tensors, which is why answers are checked and its environment is its own.
+"""
+
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import grpc
+
+from benchmarks.errors import NotInstalledError
+from benchmarks.process import ServerProcess, free_port
+from benchmarks.workloads import MODELS, WORKLOADS, Rows, Workload
+from tideserve.v1.inference_pb2 import ServerReadyRequest, ServerReadyResponse
+
+ENVIRONMENT: Final = Path(__file__).resolve().parents[2] / ".cache" / "bench-triton"
+_MODEL_SOURCES: Final = Path(__file__).resolve().parents[1] / "triton_models"
+_READY_PATH: Final = "/inference.GRPCInferenceService/ServerReady"
+_ASK_PYTHON: Final = (
+    "import sys, sysconfig;"
+    "print(sysconfig.get_path('platlib'), sysconfig.get_config_var('LIBDIR'),"
+    " '%d.%d' % sys.version_info[:2], sep='\\n')"
+)
+
+
+def is_installed() -> bool:
+    return any(ENVIRONMENT.glob("lib/python3*/site-packages/pytriton/tritonserver/bin"))
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """`instances` of each model; a batch waits up to `queue_delay_us` to fill."""
+
+    instances: int
+    queue_delay_us: int
+
+    def __str__(self) -> str:
+        """As on the command line."""
+        return f"{self.instances}:{self.queue_delay_us}"
+
+
+# Measured: the delay gives the highest rate with many callers (half as much again as none),
+# no delay the lowest latency with one. Without dynamic batching rates fall by half.
+SETUPS: Final = (Setup(1, 0), Setup(1, 1000), Setup(2, 1000))
+
+
+class Triton:
+    """tritonserver with dynamic batching, gRPC only."""
+
+    def __init__(self, setup: Setup, folder: Path) -> None:
+        count = f"{setup.instances} {'instance' if setup.instances == 1 else 'instances'}"
+        self.name = f"Triton, {count}, {setup.queue_delay_us} us delay"
+        self._setup = setup
+        self._folder = folder / f"triton-{setup.instances}-{setup.queue_delay_us}"
+        self._process: ServerProcess | None = None
+        self.address = ""
+
+    def start(self) -> None:
+        """Raises NotInstalledError without the wheel, ServerFailedError when it fails."""
+        if not is_installed():
+            raise NotInstalledError(f"no nvidia-pytriton in {ENVIRONMENT}: make bench-setup")
+        python = ENVIRONMENT / "bin" / "python"
+        asked = subprocess.run(
+            [python, "-c", _ASK_PYTHON], capture_output=True, text=True, check=True
+        )
+        packages, library, version = asked.stdout.split()
+        server = Path(packages) / "pytriton" / "tritonserver"
+        self._lay_out(server, version)
+        port = free_port()
+        self.address = f"127.0.0.1:{port}"
+        arguments = [
+            str(server / "bin" / "tritonserver"),
+            f"--model-repository={self._folder / 'models'}",
+            f"--backend-directory={self._folder / 'backends'}",
+            "--grpc-address=127.0.0.1",
+            f"--grpc-port={port}",
+            "--allow-http=false",
+            "--allow-metrics=false",
+            "--log-verbose=0",
+        ]
+        environment = {
+            "LD_LIBRARY_PATH": f"{Path(packages) / 'nvidia_pytriton.libs'}:{library}",
+            "PATH": f"{ENVIRONMENT / 'bin'}:{os.environ['PATH']}",
+        }
+        self._process = ServerProcess(arguments, environment, self._folder / "log")
+        self._process.start(lambda _: _is_ready(self.address))
+
+    def check(self, workload: Workload, row: Rows, response: bytes) -> None:
+        workload.check(row, response)
+
+    def cpu_seconds(self) -> float:
+        assert self._process is not None
+        return self._process.cpu_seconds()
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.stop()
+
+    def _lay_out(self, server: Path, version: str) -> None:
+        """Writes the backend folder (the stub must lie beside the backend) and the models."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+        backend = self._folder / "backends" / "python"
+        shutil.copytree(server / "backends" / "python", backend)
+        stub = "triton_python_backend_stub"
+        shutil.copy2(server / "python_backend_stubs" / version / stub, backend / stub)
+        for model in WORKLOADS:
+            folder = self._folder / "models" / model
+            (folder / "1").mkdir(parents=True)
+            shutil.copy2(_MODEL_SOURCES / f"{model}.py", folder / "1" / "model.py")
+            config = (_MODEL_SOURCES / f"{model}.pbtxt").read_text()
+            (folder / "config.pbtxt").write_text(
+                f"{config}dynamic_batching"
+                f" {{ max_queue_delay_microseconds: {self._setup.queue_delay_us} }}\n"
+                f"instance_group {{ count: {self._setup.instances} kind: KIND_CPU }}\n"
+            )
+        weights = MODELS / "digits_onnx" / "1" / "model.onnx"
+        shutil.copy2(weights, self._folder / "models" / "digits_onnx" / "1" / "model.onnx")
+
+
+def _is_ready(address: str) -> bool:
+    with grpc.insecure_channel(address) as channel:
+        ask = channel.unary_unary(
+            _READY_PATH,
+            request_serializer=ServerReadyRequest.SerializeToString,
+            response_deserializer=ServerReadyResponse.FromString,
+        )
+        try:
+            answer: ServerReadyResponse = ask(ServerReadyRequest(), timeout=1.0)
+        except grpc.RpcError:
+            return False
+        return answer.ready

@@ -1,0 +1,1 @@
+"""Makes the model files of examples/models: `python -m examples.train [REPOSITORY]`."""
