@@ -36,7 +36,7 @@ from tideserve.server.service.messages import parse, status_of
 from tideserve.server.service.reflection import REFLECTION_PATHS
 from tideserve.server.services import Services
 from tideserve.v1 import methods
-from tideserve.v1.auth import TOKEN_METADATA_KEY
+from tideserve.v1.metadata import TOKEN_METADATA_KEY
 
 logger = logging.getLogger(__name__)
 

@@ -43,27 +43,39 @@ MAX_ELEMENTS: Final = 1 << 40
 SHARED_MEMORY: Final = "shared_memory_region"
 
 
-class InputTensor(NamedTuple):
-    """One input as it came: `shape` with the batch dimension, row-major little-endian bytes."""
+class TensorPlan(NamedTuple):
+    """What one input must be: `shape` with the batch dimension; `data_bytes` is None for
+    BYTES, whose size the shape does not tell."""
 
     name: str
     datatype: str
     shape: tuple[int, ...]
-    data: bytes
+    data_bytes: int | None
 
 
 @dataclass(frozen=True, slots=True)
-class InferInputs:
-    """A validated request. `tensors` are in the model's order; `outputs` () means all.
-    Requests with equal signatures may share a batch (R3)."""
+class InferPlan:
+    """All of a validated request but its data: the same for every request of its kind.
 
-    tensors: tuple[InputTensor, ...]
+    `tensors` are in the model's order, `raw_order` says which raw content each one has;
+    `outputs` () means all. Requests with equal signatures may share a batch (R3).
+    """
+
+    tensors: tuple[TensorPlan, ...]
+    raw_order: tuple[int, ...]
     rows: int
-    payload_bytes: int
     signature: tuple[tuple[str, tuple[int, ...]], ...]
     outputs: tuple[str, ...]
     priority: int
     timeout_s: float | None
+
+
+class InferInputs(NamedTuple):
+    """A validated request: its plan, and row-major little-endian bytes for each tensor."""
+
+    plan: InferPlan
+    data: tuple[Buffer, ...]
+    payload_bytes: int
 
 
 # --- requests in --------------------------------------------------------------------------
@@ -72,12 +84,12 @@ class InferInputs:
 def read_inputs(message: ModelInferRequest, spec: ModelSpec) -> InferInputs:
     """Checks a request against the model; raises `InvalidRequestError` with what was expected
     and what came, `UnsupportedError` for shared memory and classification."""
-    tensors = _read_tensors(message, spec)
-    rows = _rows(tensors, spec)
-    return InferInputs(
+    found = _read_tensors(message, spec)
+    tensors = tuple(tensor for tensor, _, _ in found)
+    plan = InferPlan(
         tensors=tensors,
-        rows=rows,
-        payload_bytes=sum(len(tensor.data) for tensor in tensors),
+        raw_order=tuple(at for _, at, _ in found),
+        rows=_rows(tensors, spec),
         signature=tuple(
             (tensor.name, tensor.shape[1:] if spec.max_batch_size else tensor.shape)
             for tensor in tensors
@@ -86,9 +98,33 @@ def read_inputs(message: ModelInferRequest, spec: ModelSpec) -> InferInputs:
         priority=_read_priority(message, spec),
         timeout_s=_read_timeout_s(message),
     )
+    data = tuple(data for _, _, data in found)
+    return InferInputs(plan, data, sum(map(len, data)))
 
 
-def _read_tensors(message: ModelInferRequest, spec: ModelSpec) -> tuple[InputTensor, ...]:
+def fill(plan: InferPlan, raw: Sequence[Buffer]) -> InferInputs | None:
+    """A request of a known plan with these raw contents; None if they do not fit it."""
+    if len(raw) != len(plan.tensors):
+        return None
+    data = []
+    payload_bytes = 0
+    for tensor, at in zip(plan.tensors, plan.raw_order, strict=True):
+        content = raw[at]
+        size = len(content)
+        if tensor.data_bytes is None:
+            if _count_bytes_elements(content) != prod(tensor.shape):
+                return None
+        elif size != tensor.data_bytes:
+            return None
+        payload_bytes += size
+        data.append(content)
+    return InferInputs(plan, tuple(data), payload_bytes)
+
+
+def _read_tensors(
+    message: ModelInferRequest, spec: ModelSpec
+) -> list[tuple[TensorPlan, int, bytes]]:
+    """Each given input with its place in the request and its data, in the model's order."""
     raw = message.raw_input_contents
     inputs = message.inputs
     if raw and len(raw) != len(inputs):
@@ -96,48 +132,58 @@ def _read_tensors(message: ModelInferRequest, spec: ModelSpec) -> tuple[InputTen
             f"model '{spec.name}': expected raw_input_contents for all {len(inputs)} inputs "
             f"or for none, got {len(raw)}"
         )
-    found: dict[str, InputTensor] = {}
+    known = {tensor.name: tensor for tensor in spec.inputs}
+    found: dict[str, tuple[TensorPlan, int, bytes]] = {}
     for at, tensor in enumerate(inputs):
-        name = tensor.name
-        expected = next((known for known in spec.inputs if known.name == name), None)
+        expected = known.get(tensor.name)
         if expected is None:
             raise InvalidRequestError(
-                f"model '{spec.name}': unexpected input '{name}', expected {_names(spec.inputs)}"
+                f"model '{spec.name}': unexpected input '{tensor.name}', "
+                f"expected {_names(spec.inputs)}"
             )
-        if name in found:
-            raise InvalidRequestError(f"model '{spec.name}': input '{name}' is given twice")
-        if tensor.parameters and SHARED_MEMORY in tensor.parameters:
-            raise UnsupportedError(
-                f"input '{name}' asks for shared memory, which this server does not have: "
-                "send its contents in the request"
-            )
-        if tensor.datatype != expected.datatype:
-            raise InvalidRequestError(
-                f"model '{spec.name}', input '{name}': expected datatype {expected.datatype}, "
-                f"got '{tensor.datatype}'"
-            )
+        if tensor.name in found:
+            raise InvalidRequestError(f"model '{spec.name}': input '{tensor.name}' is given twice")
+        data = _read_data(tensor, raw[at] if raw else None, expected, spec)
         shape = tuple(tensor.shape)
-        _check_shape(expected, shape, spec)
-        if raw:
-            if tensor.HasField("contents"):
-                raise InvalidRequestError(
-                    f"model '{spec.name}', input '{name}': expected its contents either in "
-                    "raw_input_contents or in contents, got both"
-                )
-            data = raw[at]
-        else:
-            data = _pack(tensor.contents, expected, shape, spec)
-        _check_size(expected, shape, data, spec)
-        found[name] = InputTensor(name, expected.datatype, shape, data)
-    missing = [known for known in spec.inputs if known.name not in found and not known.optional]
+        data_bytes = len(data) if DATATYPE_BYTES[expected.datatype] else None
+        plan = TensorPlan(expected.name, expected.datatype, shape, data_bytes)
+        found[expected.name] = (plan, at, data)
+    missing = [tensor for tensor in spec.inputs if not tensor.optional and tensor.name not in found]
     if missing or not found:
         raise InvalidRequestError(
             f"model '{spec.name}': missing input {_names(missing or spec.inputs)}, "
             f"got {', '.join(map(repr, found)) or 'none'}"
         )
-    if len(found) == 1:
-        return tuple(found.values())
-    return tuple(found[known.name] for known in spec.inputs if known.name in found)
+    return [found[tensor.name] for tensor in spec.inputs if tensor.name in found]
+
+
+def _read_data(
+    tensor: ModelInferRequest.InferInputTensor,
+    raw: bytes | None,
+    expected: TensorSpec,
+    spec: ModelSpec,
+) -> bytes:
+    """The checked contents of one input."""
+    where = f"model '{spec.name}', input '{expected.name}'"
+    if tensor.parameters and SHARED_MEMORY in tensor.parameters:
+        raise UnsupportedError(
+            f"{where} asks for shared memory, which this server does not have: send its contents "
+            "in the request"
+        )
+    if tensor.datatype != expected.datatype:
+        raise InvalidRequestError(
+            f"{where}: expected datatype {expected.datatype}, got '{tensor.datatype}'"
+        )
+    shape = tuple(tensor.shape)
+    _check_shape(expected, shape, spec)
+    if raw is None:
+        raw = _pack(tensor.contents, expected, shape, spec)
+    elif tensor.HasField("contents"):
+        raise InvalidRequestError(
+            f"{where}: expected its contents either in raw_input_contents or in contents, got both"
+        )
+    _check_size(expected, shape, raw, spec)
+    return raw
 
 
 def _check_shape(expected: TensorSpec, shape: tuple[int, ...], spec: ModelSpec) -> None:
@@ -181,7 +227,7 @@ def _check_size(expected: TensorSpec, shape: tuple[int, ...], data: bytes, spec:
         )
 
 
-def _count_bytes_elements(data: bytes) -> int:
+def _count_bytes_elements(data: Buffer) -> int:
     """Elements of a BYTES tensor; -1 if the lengths do not add up."""
     at = count = 0
     end = len(data)
@@ -223,7 +269,7 @@ def _pack(
         ) from error
 
 
-def _rows(tensors: tuple[InputTensor, ...], spec: ModelSpec) -> int:
+def _rows(tensors: tuple[TensorPlan, ...], spec: ModelSpec) -> int:
     if not spec.max_batch_size:
         return 1
     rows = tensors[0].shape[0]
@@ -323,8 +369,8 @@ def encode_lease(
     """The ExchangeResponse that carries a batch: `lease` without inputs, and the callers'
     tensors joined in order."""
     pieces: list[Buffer] = [lease.SerializeToString()]
-    for at, tensor in enumerate(requests[0].tensors):
-        data = [request.tensors[at].data for request in requests]
+    for at, tensor in enumerate(requests[0].plan.tensors):
+        data = [request.data[at] for request in requests]
         shape = (lease.rows, *tensor.shape[1:]) if spec.max_batch_size else tensor.shape
         head = Tensor(name=tensor.name, datatype=tensor.datatype, shape=shape)
         body: list[Buffer] = [
@@ -392,28 +438,28 @@ class BatchOutputs:
         """Raises `ValueError` as `OutputTensor`."""
         self._spec = spec
         self._tensors = {tensor.name: OutputTensor(tensor, spec, rows) for tensor in tensors}
-        self._order = [t.name for t in spec.outputs if t.name in self._tensors]
+        self._order = tuple(t.name for t in spec.outputs if t.name in self._tensors)
         self._heads: dict[tuple[int, tuple[str, ...], bool], bytes] = {}
 
     def encode(
-        self, inputs: InferInputs, request_id: str, first_row: int, *, final_flag: bool
+        self, plan: InferPlan, request_id: str, first_row: int, *, final_flag: bool
     ) -> bytes:
         """One caller's ModelInferResponse: its rows, of the outputs it asked for.
 
         `final_flag` adds Triton's `triton_final_response`, which stream clients look for.
         """
-        names = inputs.outputs or tuple(self._order)
+        names = plan.outputs or self._order
         batched = self._spec.max_batch_size > 0
-        key = (inputs.rows, names, final_flag)
+        key = (plan.rows, names, final_flag)
         head = self._heads.get(key)
         if head is None:
-            head = self._heads[key] = self._head(inputs.rows, names, final_flag=final_flag)
+            head = self._heads[key] = self._head(plan.rows, names, final_flag=final_flag)
         pieces: list[Buffer] = [head]
         if request_id:
             text = request_id.encode()
             pieces += (header(ModelInferResponse.ID_FIELD_NUMBER, len(text)), text)
         for name in names:
-            data = self._tensors[name].rows(first_row, inputs.rows, batched=batched)
+            data = self._tensors[name].rows(first_row, plan.rows, batched=batched)
             pieces += (_RAW_TAG + varint(len(data)), data)
         return b"".join(pieces)
 

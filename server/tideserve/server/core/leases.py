@@ -30,6 +30,8 @@ class Lease:
     call_id: int
     """The Exchange that carries it, while unacknowledged; then -1."""
     prefetched: bool = False
+    outputs: object = None
+    """The dispatcher's: what came for it, opaque here."""
 
 
 def max_batch_time_s(settings: LeaseSettings, profile: Profile, rows: int) -> float:

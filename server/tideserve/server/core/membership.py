@@ -16,10 +16,10 @@ class Membership:
     life and are refused.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, first_epoch: int) -> None:
         self._replicas: dict[str, Replica] = {}
         self._announced = 0
-        self._epochs = 0
+        self._next_epoch = first_epoch
 
     def all(self) -> list[Replica]:
         """Every record, LOST ones included, by announcement."""
@@ -54,12 +54,12 @@ class Membership:
 
     def join(self, replica_id: str, now_s: float) -> int | None:
         """A life line opened: the epoch of this life; None for an id that was not announced,
-        is LOST, or still has an open life line."""
+        is LOST or DRAINING, or still has an open life line."""
         replica = self._replicas.get(replica_id)
-        if replica is None or replica.state is ReplicaState.LOST or replica.joined:
+        if replica is None or replica.joined or replica.state is not ReplicaState.STARTING:
             return None
-        self._epochs += 1
-        replica.epoch = self._epochs
+        replica.epoch = self._next_epoch
+        self._next_epoch += 1
         replica.joined = True
         replica.last_beat_s = now_s
         if replica.model is None:
@@ -76,9 +76,14 @@ class Membership:
         return True
 
     def ready(self, replica_id: str, now_s: float) -> bool:
-        """Its model is loaded; False if it was not STARTING."""
+        """Its model is loaded; False if it has not joined or was not STARTING one."""
         replica = self._replicas.get(replica_id)
-        if replica is None or replica.state is not ReplicaState.STARTING:
+        if (
+            replica is None
+            or not replica.joined
+            or replica.model is None
+            or replica.state is not ReplicaState.STARTING
+        ):
             return False
         replica.was_ready = True
         replica.enter(ReplicaState.READY, now_s)
@@ -100,6 +105,15 @@ class Membership:
         for replica_id in lost[:-MAX_LOST_RECORDS]:
             del self._replicas[replica_id]
 
+    def leave(self, replica: Replica) -> None:
+        """It left with empty hands; nothing is to be kept of it."""
+        assert not replica.leases, f"{replica.replica_id} leaves with leases"
+        replica.joined = False
+        del self._replicas[replica.replica_id]
+
     def forget(self, replica_id: str) -> None:
-        """Drops the record of a replica whose process has ended."""
-        self._replicas.pop(replica_id, None)
+        """Drops the record of a replica whose process has ended. One whose life line is open
+        stays until that closes: it may hold leases (R1)."""
+        replica = self._replicas.get(replica_id)
+        if replica is not None and not replica.joined:
+            del self._replicas[replica_id]

@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 
-from tideserve.server.core.actions import Action, Complete
+from tideserve.server.core.actions import Complete
 from tideserve.server.core.leases import Lease
 from tideserve.server.core.request import Request
 
@@ -11,35 +11,49 @@ class OrderKeeper:
     """Holds completed answers until every earlier request has its outcome.
 
     Owns an entry for each admitted request without one: None while it is awaited, else the
-    answer that is held. Bounded by the queue and the leases.
+    answer that is held. `held` counts the latter; admission bounds them (R2).
     """
 
     def __init__(self) -> None:
+        self.held = 0
         self._entries: OrderedDict[int, tuple[Lease, Request, int] | None] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._entries)
 
     def expect(self, request: Request) -> None:
         """A request was admitted."""
         self._entries[request.request_id] = None
 
-    def complete(self, complete: Complete) -> list[Action]:
-        """Answers came: those that may go out now."""
-        for request, first_row in complete.answers:
-            self._entries[request.request_id] = (complete.lease, request, first_row)
-        # The lease itself is settled now, whenever its answers leave.
-        return [Complete(complete.lease, []), *self._release()]
+    def complete(self, lease: Lease, answers: list[tuple[Request, int]]) -> list[Complete]:
+        """Answers came: those that may go out now, each `done` from here on. The lease itself
+        is settled now, by an entry without answers if need be."""
+        for request, first_row in answers:
+            self._entries[request.request_id] = (lease, request, first_row)
+        self.held += len(answers)
+        released = self._release()
+        if not any(complete.lease is lease for complete in released):
+            released.insert(0, Complete(lease, []))
+        return released
 
-    def skip(self, request: Request) -> list[Action]:
+    def skip(self, request: Request) -> list[Complete]:
         """A request ended otherwise: those that waited for it."""
-        self._entries.pop(request.request_id, None)
+        if self._entries.pop(request.request_id, None) is not None:
+            self.held -= 1
         return self._release()
 
-    def _release(self) -> list[Action]:
-        released: list[Action] = []
+    def _release(self) -> list[Complete]:
+        released: list[Complete] = []
         while self._entries:
-            request_id, held = next(iter(self._entries.items()))
-            if held is None:
+            request_id, entry = next(iter(self._entries.items()))
+            if entry is None:
                 break
             del self._entries[request_id]
-            lease, request, first_row = held
-            released.append(Complete(lease, [(request, first_row)]))
+            self.held -= 1
+            lease, request, first_row = entry
+            request.done = True
+            if released and released[-1].lease is lease:
+                released[-1].answers.append((request, first_row))
+            else:
+                released.append(Complete(lease, [(request, first_row)]))
         return released

@@ -1,11 +1,31 @@
 """The profile l(b): how long a batch of b rows takes, learned from outcomes."""
 
-from bisect import bisect_left
+from bisect import bisect_left, insort
 from collections import deque
+from math import isfinite
 from typing import Final
 
 WINDOW: Final = 64  # outcomes remembered a bucket: about a second of a busy model
 QUANTILE: Final = 0.95
+
+
+class _Bucket:
+    """The last outcomes of one batch size, also in order of size."""
+
+    __slots__ = ("_latest", "_ordered")
+
+    def __init__(self) -> None:
+        self._latest: deque[float] = deque()
+        self._ordered: list[float] = []
+
+    def add(self, latency_s: float) -> None:
+        if len(self._latest) == WINDOW:
+            del self._ordered[bisect_left(self._ordered, self._latest.popleft())]
+        self._latest.append(latency_s)
+        insort(self._ordered, latency_s)
+
+    def quantile_s(self) -> float:
+        return self._ordered[int(QUANTILE * (len(self._ordered) - 1))]
 
 
 class Profile:
@@ -16,16 +36,15 @@ class Profile:
     """
 
     def __init__(self) -> None:
-        self._samples: dict[int, deque[float]] = {}
+        self._buckets: dict[int, _Bucket] = {}
         self._points: list[tuple[int, float]] | None = []
 
     def observe(self, rows: int, latency_s: float) -> None:
-        """Learns one outcome."""
-        bucket = 1 << (rows - 1).bit_length()
-        samples = self._samples.get(bucket)
-        if samples is None:
-            samples = self._samples[bucket] = deque(maxlen=WINDOW)
-        samples.append(latency_s)
+        """Learns one outcome. What no clock can have measured is passed over."""
+        if not isfinite(latency_s) or latency_s < 0.0:
+            return
+        bucket = self._buckets.setdefault(1 << max(0, rows - 1).bit_length(), _Bucket())
+        bucket.add(latency_s)
         self._points = None
 
     def points(self) -> list[tuple[int, float]]:
@@ -33,10 +52,9 @@ class Profile:
         if self._points is None:
             self._points = []
             floor_s = 0.0
-            for bucket in sorted(self._samples):
-                ordered = sorted(self._samples[bucket])
-                floor_s = max(floor_s, ordered[int(QUANTILE * (len(ordered) - 1))])
-                self._points.append((bucket, floor_s))
+            for rows in sorted(self._buckets):
+                floor_s = max(floor_s, self._buckets[rows].quantile_s())
+                self._points.append((rows, floor_s))
         return self._points
 
     def latency_s(self, rows: int) -> float | None:

@@ -4,10 +4,14 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from heapq import heapify, heappop, heappush
 from math import inf
+from typing import Final
 
 from tideserve.server.core.actions import Rejection, RejectReason
 from tideserve.server.core.request import Request
 from tideserve.server.core.settings import QueueSettings, TimeoutAction
+
+# Due times kept beyond four for each request that waits, before the list is made anew.
+MIN_DUE_ENTRIES: Final = 64
 
 
 class _Level:
@@ -33,10 +37,10 @@ class ModelQueue:
         self.rows = 0
         self.payload_bytes = 0
         self.suspects: OrderedDict[int, Request] = OrderedDict()
+        self._waiting: dict[int, Request] = {}
         self._levels = [_Level() for _ in range(max(1, settings.priority_levels))]
-        # (due, entry number, request), lazily cleaned: see _compact.
-        self._due: list[tuple[float, int, Request]] = []
-        self._due_entries = 0
+        # (due, request id) by due. Ids, so that a stale entry keeps no tensors alive.
+        self._due: list[tuple[float, int]] = []
 
     def admit(self, request: Request, now_s: float) -> RejectReason | None:
         """Puts the request in its place, or says which bound stands in the way."""
@@ -57,8 +61,7 @@ class ModelQueue:
             return RejectReason.PRIORITY_QUEUE
         request.priority = level_number
         level.on_time[request.request_id] = request
-        self._count(request, 1)
-        self._watch(request)
+        self._enter(request)
         return None
 
     def limit(self, reason: RejectReason, request: Request) -> int:
@@ -83,31 +86,26 @@ class ModelQueue:
         """Returns what a replica did not answer to the head, in the order it had. Bounds do
         not apply: it was admitted already (R1)."""
         for request in reversed(requests):
-            place = (
-                self.suspects
-                if request.suspect
-                else self._levels[max(1, request.priority) - 1].on_time
-            )
+            place = self.suspects if request.suspect else self._levels[request.priority - 1].on_time
             place[request.request_id] = request
             place.move_to_end(request.request_id, last=False)
-            self._count(request, 1)
-            self._watch(request)
+            self._enter(request)
 
     def take(self, request: Request) -> None:
         """Removes a request that waits."""
-        if self.suspects.pop(request.request_id, None) is None:
-            level = self._levels[request.priority - 1]
-            if level.on_time.pop(request.request_id, None) is None:
-                del level.delayed[request.request_id]
-        self._count(request, -1)
+        request_id = request.request_id
+        del self._waiting[request_id]
+        self.requests -= 1
+        self.rows -= request.rows
+        self.payload_bytes -= request.payload_bytes
+        level = self._levels[request.priority - 1]
+        if level.on_time.pop(request_id, None) is not None:
+            return
+        if level.delayed.pop(request_id, None) is None:
+            del self.suspects[request_id]
 
     def __contains__(self, request: Request) -> bool:
-        level = self._levels[max(1, request.priority) - 1]
-        return (
-            request.request_id in level.on_time
-            or request.request_id in level.delayed
-            or request.request_id in self.suspects
-        )
+        return request.request_id in self._waiting
 
     def waiting(self) -> Iterator[Request]:
         """Those that may share batches, in order of service (suspects are apart)."""
@@ -119,8 +117,8 @@ class ModelQueue:
         """Removes and returns the expired (R7), and moves the delayed behind their level."""
         expired: list[Request] = []
         while self._due and self._due[0][0] <= now_s:
-            _, _, request = heappop(self._due)
-            if request not in self:
+            request = self._waiting.get(heappop(self._due)[1])
+            if request is None:
                 continue
             if request.queue_deadline_s <= now_s:
                 self.take(request)
@@ -131,7 +129,7 @@ class ModelQueue:
 
     def next_due_s(self) -> float:
         """When `overdue` next has something to do."""
-        while self._due and self._due[0][2] not in self:
+        while self._due and self._due[0][1] not in self._waiting:
             heappop(self._due)
         return self._due[0][0] if self._due else inf
 
@@ -183,23 +181,27 @@ class ModelQueue:
             level.delayed[request.request_id] = request
         self._watch(request)
 
-    def _count(self, request: Request, sign: int) -> None:
-        self.requests += sign
-        self.rows += sign * request.rows
-        self.payload_bytes += sign * request.payload_bytes
+    def _enter(self, request: Request) -> None:
+        self._waiting[request.request_id] = request
+        self.requests += 1
+        self.rows += request.rows
+        self.payload_bytes += request.payload_bytes
+        self._watch(request)
 
     def _watch(self, request: Request) -> None:
         due_s = min(request.queue_deadline_s, request.delay_at_s)
         if due_s == inf:
             return
-        self._due_entries += 1
-        heappush(self._due, (due_s, self._due_entries, request))
-        if len(self._due) > 64 + 4 * self.requests:
+        heappush(self._due, (due_s, request.request_id))
+        if len(self._due) > MIN_DUE_ENTRIES + 4 * self.requests:
             self._compact()
 
     def _compact(self) -> None:
-        """Forgets the due times of those that no longer wait, so that the heap is bounded by
+        """Forgets the due times of those that no longer wait, so that the list is bounded by
         the queue (R2) however long deadlines are."""
-        kept = {entry[2].request_id: entry for entry in self._due if entry[2] in self}
-        self._due = list(kept.values())
+        due = (
+            (min(request.queue_deadline_s, request.delay_at_s), request_id)
+            for request_id, request in self._waiting.items()
+        )
+        self._due = [entry for entry in due if entry[0] != inf]
         heapify(self._due)

@@ -23,13 +23,11 @@ class ReplicaState(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """An Exchange call: its answer's address, number, and the outcomes it brought that were
-    for leases no longer held."""
+    """An Exchange call: its answer's address, its number, and when it came."""
 
     call_id: int
     sequence: int
     since_s: float
-    dropped_lease_ids: tuple[int, ...] = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -54,7 +52,10 @@ class Replica:
     last_sequence: int = 0
     last_lease: Lease | None = None
     """What the last answered Exchange carried, for a repeat of its number."""
+    last_dropped: tuple[int, ...] = ()
+    """Outcomes that the last number brought for leases no longer held."""
     batch_cap_rows: int | None = None
+    """Halved each time it ran out of memory."""
 
     def enter(self, state: ReplicaState, now_s: float, reason: str = "") -> None:
         """Changes the state."""
@@ -64,7 +65,7 @@ class Replica:
 
     def runs_sole(self) -> bool:
         """It holds a suspect, which must stay alone."""
-        return any(lease.sole for lease in self.leases.values())
+        return bool(self.leases) and next(iter(self.leases.values())).sole
 
     def has_room(self) -> bool:
         """It waits for a lease and may hold one more."""

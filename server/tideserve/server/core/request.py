@@ -35,5 +35,7 @@ class Request:
     """It was running when a replica died; it runs alone from now on (R6)."""
     sole_deaths: int = 0
     """Replicas that died while it was all they had."""
+    deaths_behind: int = 0
+    """Replicas that died with it in a lease behind the one that computed."""
     done: bool = False
     """It has its outcome (R1)."""

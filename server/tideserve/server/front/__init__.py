@@ -56,7 +56,8 @@ Event = Call | StreamMessage | HalfClose | Cancel
 
 
 class Status(NamedTuple):
-    """A gRPC status other than OK: code number, message, and `grpc-retry-pushback-ms`."""
+    """A gRPC status other than OK: code number, message, and when to try again (the push-back
+    of `tideserve.v1.metadata`; negative for never)."""
 
     code: int
     message: str

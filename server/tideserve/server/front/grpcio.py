@@ -29,13 +29,12 @@ from tideserve.server.front import (
 from tideserve.server.front.event_queue import EventQueue
 from tideserve.server.front.grpcio_server import bind, server_credentials, server_options
 from tideserve.server.front.refusal import (
-    GRPC_PUSHBACK_KEY,
-    PUSHBACK_KEY,
     answer_too_large,
     reads_too_slowly,
     stream_backlog_is_full,
     too_many_events,
 )
+from tideserve.v1.metadata import GRPC_PUSHBACK_METADATA_KEY, PUSHBACK_METADATA_KEY
 from tideserve.v1.methods import Kind
 
 _STATUS_CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
@@ -360,6 +359,6 @@ def _abort(context: _Context, status: Status) -> Awaitable[bytes]:
     trailers: Metadata = ()
     if status.pushback_ms is not None:
         pushback = str(status.pushback_ms)
-        trailers = ((GRPC_PUSHBACK_KEY, pushback), (PUSHBACK_KEY, pushback))
+        trailers = ((GRPC_PUSHBACK_METADATA_KEY, pushback), (PUSHBACK_METADATA_KEY, pushback))
     code = _STATUS_CODES.get(status.code, grpc.StatusCode.UNKNOWN)
     return context.abort(code, status.message, trailers)

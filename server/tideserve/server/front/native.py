@@ -21,12 +21,12 @@ from tideserve.server.front.address import bind_error, host_port
 from tideserve.server.front.doorbell import Doorbell
 from tideserve.server.front.grpcio import GrpcioFront
 from tideserve.server.front.refusal import (
-    PUSHBACK_KEY,
     answer_too_large,
     reads_too_slowly,
     request_too_large,
 )
 from tideserve.server.front.stalled import StalledStreams
+from tideserve.v1.metadata import PUSHBACK_METADATA_KEY
 from tideserve.v1.methods import Kind
 
 #: What the front calls on itself to end a wait. Answered UNIMPLEMENTED to anyone.
@@ -305,7 +305,7 @@ class NativeFront:
     def _fail_now(self, call_id: int, status: Status) -> bool:
         trailers = None
         if status.pushback_ms is not None:
-            trailers = [(PUSHBACK_KEY, str(status.pushback_ms))]
+            trailers = [(PUSHBACK_METADATA_KEY, str(status.pushback_ms))]
         return self._server is not None and self._server.fail(
             call_id, status.code, status.message, trailers
         )

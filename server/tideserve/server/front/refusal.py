@@ -4,16 +4,11 @@ from typing import Final
 
 from tideserve.server.errors import Code
 from tideserve.server.front import Status
+from tideserve.v1.metadata import NEVER_AGAIN_MS
 
 #: A stream's answers that its caller has not read yet. One message always fits, however large.
 MAX_STREAM_BACKLOG_BYTES: Final = 16 * 1024 * 1024
 MAX_STREAM_BACKLOG_MESSAGES: Final = 4096
-
-#: When to try again, in trailing metadata. The first is gRPC's own key, which grpc clients with
-#: a retry policy obey; pygrpc-native 0.5 refuses to send it ("reserved"), so both fronts also
-#: send the second.
-GRPC_PUSHBACK_KEY: Final = "grpc-retry-pushback-ms"
-PUSHBACK_KEY: Final = "tideserve-retry-pushback-ms"
 
 
 def request_too_large(got_bytes: int, limit_bytes: int) -> Status:
@@ -21,6 +16,7 @@ def request_too_large(got_bytes: int, limit_bytes: int) -> Status:
         Code.RESOURCE_EXHAUSTED,
         f"the request has {got_bytes} bytes, the server takes at most {limit_bytes}: "
         "send fewer rows at a time or raise the server's message limit",
+        NEVER_AGAIN_MS,
     )
 
 
@@ -29,6 +25,7 @@ def answer_too_large(got_bytes: int, limit_bytes: int) -> Status:
         Code.RESOURCE_EXHAUSTED,
         f"the answer has {got_bytes} bytes, the server sends at most {limit_bytes}: "
         "ask for fewer rows or outputs at a time or raise the server's message limit",
+        NEVER_AGAIN_MS,
     )
 
 

@@ -24,13 +24,16 @@ from tideserve.server.errors import (
     QueueFullError,
     TideserveError,
     UnavailableError,
+    code_of,
 )
 from tideserve.server.front import Call, Front, StreamMessage
 from tideserve.server.models import ModelEntry, ModelTable
-from tideserve.server.payload import BatchOutputs, InferInputs, read_inputs
+from tideserve.server.payload import BatchOutputs, InferInputs
+from tideserve.server.plans import PlanCache
 from tideserve.server.service.messages import parse, status_of
 from tideserve.server.wire import embedded
 from tideserve.v1.inference_pb2 import ModelInferRequest, ModelStreamInferResponse
+from tideserve.v1.metadata import STREAM_STATUS_PARAMETER
 
 # Requests of one stream without an answer; a caller that sends faster gets errors back.
 MAX_STREAM_REQUESTS: Final = 4096
@@ -67,7 +70,7 @@ class InferenceService:
     """Owns the client calls that wait for an answer, unary ones and streams."""
 
     def __init__(self, models: ModelTable, scheduler: Scheduler, front: Front) -> None:
-        self._models = models
+        self._plans = PlanCache(models)
         self._scheduler = scheduler
         self._front = front
         self._unary: dict[int, PendingRequest] = {}
@@ -84,9 +87,8 @@ class InferenceService:
 
     def on_infer(self, call: Call, now_s: float) -> None:
         """A ModelInfer came. Raises what the caller is to be told."""
-        message = parse(ModelInferRequest, call.payload)
         deadline_s = inf if call.time_left_s is None else now_s + call.time_left_s
-        self._unary[call.call_id] = self._admit(message, call.call_id, deadline_s, None, now_s)
+        self._unary[call.call_id] = self._admit(call.payload, call.call_id, deadline_s, None, now_s)
 
     def on_stream(self, call: Call, now_s: float) -> None:
         """A ModelStreamInfer began."""
@@ -100,17 +102,15 @@ class InferenceService:
             return
         slot = _StreamSlot()
         stream.slots.append(slot)
-        message = ModelInferRequest()
         try:
             if len(stream.slots) > MAX_STREAM_REQUESTS:
                 raise QueueFullError(
                     f"expected at most {MAX_STREAM_REQUESTS} unanswered requests in a stream: "
                     "read answers before sending more"
                 )
-            message = parse(ModelInferRequest, event.payload)
-            slot.request = self._admit(message, event.call_id, stream.deadline_s, slot, now_s)
+            slot.request = self._admit(event.payload, event.call_id, stream.deadline_s, slot, now_s)
         except TideserveError as error:
-            slot.payload = _stream_error(str(error), message.model_name, message.id)
+            slot.payload = _stream_error(error, *_names(event.payload))
             self._flush(event.call_id, stream)
 
     def on_half_close(self, call_id: int) -> None:
@@ -145,7 +145,7 @@ class InferenceService:
             stats = request.entry.stats
             stats.on_success(now_s - request.arrived_s, given_s - request.arrived_s)
             payload = outputs.encode(
-                request.inputs,
+                request.inputs.plan,
                 request.client_id,
                 first_row,
                 final_flag=request.answer is not None,
@@ -182,7 +182,7 @@ class InferenceService:
 
     def _admit(
         self,
-        message: ModelInferRequest,
+        payload: bytes,
         call_id: int,
         deadline_s: float,
         slot: _StreamSlot | None,
@@ -190,32 +190,24 @@ class InferenceService:
     ) -> PendingRequest:
         if self.stopping:
             raise UnavailableError("the server is stopping: send the request elsewhere")
-        entry = self._models.bind(message.model_name, message.model_version)
-        assert entry.spec is not None
+        entry, inputs, client_id = self._plans.read(payload)
         stats = entry.stats
         stats.arrivals += 1
-        try:
-            inputs = read_inputs(message, entry.spec)
-        except InvalidRequestError:
-            stats.on_rejection("invalid_request")
-            raise
-        except TideserveError:
-            stats.on_rejection("unsupported")
-            raise
         self._requests += 1
+        plan = inputs.plan
         request = PendingRequest(
             request_id=self._requests,
-            rows=inputs.rows,
+            rows=plan.rows,
             payload_bytes=inputs.payload_bytes,
-            signature=inputs.signature,
+            signature=plan.signature,
             arrived_s=now_s,
-            priority=inputs.priority,
+            priority=plan.priority,
             deadline_s=deadline_s,
-            timeout_s=inputs.timeout_s,
+            timeout_s=plan.timeout_s,
             call_id=call_id,
             entry=entry,
             inputs=inputs,
-            client_id=message.id,
+            client_id=client_id,
             answer=slot,
         )
         rejection = self._scheduler.on_arrival(entry.key, request, now_s)
@@ -254,7 +246,7 @@ class InferenceService:
             self._front.fail(request.call_id, status_of(error))
             return
         name = request.entry.key.name
-        self._answer_slot(request, _stream_error(str(error), name, request.client_id))
+        self._answer_slot(request, _stream_error(error, name, request.client_id))
 
     def _answer_slot(self, request: PendingRequest, payload: bytes) -> None:
         slot = request.answer
@@ -278,11 +270,21 @@ class InferenceService:
 _INFER_RESPONSE: Final = ModelStreamInferResponse.INFER_RESPONSE_FIELD_NUMBER
 
 
-def _stream_error(message: str, model_name: str, client_id: str) -> bytes:
-    response = ModelStreamInferResponse(error_message=message)
+def _stream_error(error: TideserveError, model_name: str, client_id: str) -> bytes:
+    response = ModelStreamInferResponse(error_message=str(error))
+    response.infer_response.parameters[STREAM_STATUS_PARAMETER].int64_param = code_of(error)
     response.infer_response.model_name = model_name
     response.infer_response.id = client_id
     return response.SerializeToString()
+
+
+def _names(payload: bytes) -> tuple[str, str]:
+    """Model and request id of a refused request, as far as it can be read."""
+    try:
+        message = parse(ModelInferRequest, payload)
+    except InvalidRequestError:
+        return "", ""
+    return message.model_name, message.id
 
 
 def _failure(entry: ModelEntry, cause: FailureCause, detail: str) -> TideserveError:

@@ -4,8 +4,15 @@ from typing import Final, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
-from tideserve.server.errors import InvalidRequestError, QueueFullError, TideserveError, code_of
+from tideserve.server.errors import (
+    InvalidRequestError,
+    MessageTooLargeError,
+    QueueFullError,
+    TideserveError,
+    code_of,
+)
 from tideserve.server.front import Status
+from tideserve.v1.metadata import NEVER_AGAIN_MS
 
 MessageT = TypeVar("MessageT", bound=Message)
 
@@ -29,5 +36,9 @@ def status_of(error: TideserveError) -> Status:
     message = str(error)
     if len(message) > MAX_STATUS_MESSAGE:
         message = message[:MAX_STATUS_MESSAGE] + "..."
-    pushback_ms = error.pushback_ms if isinstance(error, QueueFullError) else None
+    pushback_ms = None
+    if isinstance(error, QueueFullError):
+        pushback_ms = error.pushback_ms
+    elif isinstance(error, MessageTooLargeError):
+        pushback_ms = NEVER_AGAIN_MS
     return Status(int(code_of(error)), message, pushback_ms)

@@ -342,7 +342,8 @@ def _requested(requests: Iterable[object]) -> list[str]:
     names: dict[str, None] = {}
     for request in requests:
         assert isinstance(request, PendingRequest)
-        if not request.inputs.outputs:
+        outputs = request.inputs.plan.outputs
+        if not outputs:
             return []
-        names.update(dict.fromkeys(request.inputs.outputs))
+        names.update(dict.fromkeys(outputs))
     return list(names)

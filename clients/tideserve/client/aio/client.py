@@ -1,0 +1,242 @@
+"""The asyncio client."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from tideserve.client import operations, views
+from tideserve.client.aio.stream import InferStream
+from tideserve.client.aio.transport import SystemWaits, Transport, Waits
+from tideserve.client.connection import (
+    DEFAULT_ADDRESS,
+    DEFAULT_TIMEOUT_S,
+    ChannelOption,
+    TlsOptions,
+    checked_timeout_s,
+    connection_of,
+)
+from tideserve.client.errors import Unavailable
+from tideserve.client.inference import InferOptions, Parameter
+from tideserve.client.retry import NO_RETRY, RetryPolicy
+from tideserve.client.stream_order import StreamResult
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+    from tideserve.client.tensors import Array
+
+
+class Client:
+    """A client of one server. Any number of tasks of one event loop may share it; an async
+    context manager.
+
+    `timeout_s` is the deadline of every unary call that gives none of its own, over all its
+    attempts; `math.inf` is none. The constructor connects nothing: the first call does.
+    `token` is for the control plane (`replicas`) and travels with its calls only. Every
+    method raises subclasses of `TideserveClientError`, `ClientClosed` after `close`.
+    """
+
+    def __init__(
+        self,
+        address: str = DEFAULT_ADDRESS,
+        *,
+        token: str | None = None,
+        tls: TlsOptions | None = None,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        retry: RetryPolicy | None = None,
+        channel_options: Sequence[ChannelOption] = (),
+        waits: Waits | None = None,
+    ) -> None:
+        self._timeout_s = checked_timeout_s(timeout_s, DEFAULT_TIMEOUT_S)
+        self._transport = Transport(
+            connection_of(address, token, tls, channel_options),
+            retry or RetryPolicy(),
+            waits or SystemWaits(),
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Ends the connection; calls under way fail with `ClientClosed`. Idempotent."""
+        await self._transport.close()
+
+    # --- inference ---------------------------------------------------------------------
+
+    async def infer(
+        self,
+        model: str,
+        inputs: "Mapping[str, ArrayLike]",
+        *,
+        version: str = "",
+        outputs: Sequence[str] | None = None,
+        timeout_s: float | None = None,
+        queue_timeout_s: float | None = None,
+        priority: int | None = None,
+        request_id: str = "",
+        parameters: Mapping[str, Parameter] | None = None,
+    ) -> "dict[str, Array]":
+        """The model's outputs by name; `outputs` asks for some of them only.
+
+        Numeric results are read-only views of the response, BYTES are object arrays of bytes.
+        `queue_timeout_s` bounds the wait in the server's queue (the parameter `timeout`).
+        """
+        options = InferOptions(version, outputs, priority, queue_timeout_s, request_id, parameters)
+        return await self._call(operations.infer(model, inputs, options), timeout_s)
+
+    def stream(self, *, timeout_s: float | None = None, max_outstanding: int = 1024) -> InferStream:
+        """A stream of requests and results; `timeout_s` bounds the whole of it (default: no
+        bound), `max_outstanding` how many results may wait to be received."""
+        deadline_s = None if timeout_s is None else checked_timeout_s(timeout_s, timeout_s)
+        return InferStream(self._transport, deadline_s, max_outstanding)
+
+    async def infer_stream(
+        self,
+        model: str,
+        inputs: "Iterable[Mapping[str, ArrayLike]] | AsyncIterable[Mapping[str, ArrayLike]]",
+        *,
+        version: str = "",
+        outputs: Sequence[str] | None = None,
+        timeout_s: float | None = None,
+        priority: int | None = None,
+        parameters: Mapping[str, Parameter] | None = None,
+        max_outstanding: int = 32,
+    ) -> AsyncGenerator[StreamResult, None]:
+        """The results of all inputs, in order, over one stream.
+
+        At most `max_outstanding` requests are sent ahead of the results read. The first
+        request that fails ends it; to go on after one, use `stream`. Who leaves the loop early
+        closes it with `contextlib.aclosing`.
+        """
+        room = asyncio.Semaphore(max_outstanding)
+        async with self.stream(timeout_s=timeout_s, max_outstanding=max_outstanding) as stream:
+
+            async def send(tensors: "Mapping[str, ArrayLike]") -> None:
+                await room.acquire()
+                await stream.send(
+                    model,
+                    tensors,
+                    version=version,
+                    outputs=outputs,
+                    priority=priority,
+                    parameters=parameters,
+                )
+
+            async def send_all() -> None:
+                try:
+                    if isinstance(inputs, AsyncIterable):
+                        async for tensors in inputs:
+                            await send(tensors)
+                    else:
+                        for tensors in inputs:
+                            await send(tensors)
+                finally:
+                    await stream.finish()
+
+            sender = asyncio.create_task(send_all(), name="tideserve-stream-sender")
+            try:
+                while (result := await stream.next_or_end()) is not None:
+                    room.release()
+                    yield result
+                await sender
+            finally:
+                sender.cancel()
+                await asyncio.gather(sender, return_exceptions=True)
+
+    # --- health ------------------------------------------------------------------------
+
+    async def is_live(self, *, timeout_s: float | None = None) -> bool:
+        """Whether the server runs. A server that cannot be reached raises `Disconnected`."""
+        return await self._call(operations.server_live(), timeout_s)
+
+    async def is_ready(self, *, timeout_s: float | None = None) -> bool:
+        """Whether every model that must be ready is."""
+        return await self._call(operations.server_ready(), timeout_s)
+
+    async def is_model_ready(
+        self, model: str, version: str = "", *, timeout_s: float | None = None
+    ) -> bool:
+        """Whether a request sent now would be served."""
+        return await self._call(operations.model_ready(model, version), timeout_s)
+
+    async def wait_ready(
+        self, timeout_s: float, model: str | None = None, version: str = ""
+    ) -> None:
+        """Returns once the server, or `model`, is ready; a server that cannot be reached yet
+        is waited for. Raises `DeadlineExceeded` after `timeout_s`, `NotFound` for a model that
+        a server that answers does not have."""
+        operation = (
+            operations.server_ready() if model is None else operations.model_ready(model, version)
+        )
+
+        async def ready(left_s: float) -> bool:
+            try:
+                return await self._transport.call(operation, left_s, NO_RETRY)
+            except Unavailable:
+                return False
+
+        what = "the server" if model is None else f"model {model!r}"
+        await self._transport.poll(ready, checked_timeout_s(timeout_s, timeout_s), what)
+
+    # --- metadata ----------------------------------------------------------------------
+
+    async def server_metadata(self, *, timeout_s: float | None = None) -> views.ServerMetadata:
+        return await self._call(operations.server_metadata(), timeout_s)
+
+    async def model_metadata(
+        self, model: str, version: str = "", *, timeout_s: float | None = None
+    ) -> views.ModelMetadata:
+        return await self._call(operations.model_metadata(model, version), timeout_s)
+
+    async def model_config(
+        self, model: str, version: str = "", *, timeout_s: float | None = None
+    ) -> views.ModelConfiguration:
+        return await self._call(operations.model_config(model, version), timeout_s)
+
+    async def statistics(
+        self, model: str = "", version: str = "", *, timeout_s: float | None = None
+    ) -> tuple[views.ModelStatistics, ...]:
+        """Of one model, or of all."""
+        return await self._call(operations.statistics(model, version), timeout_s)
+
+    async def models(
+        self, *, ready_only: bool = False, timeout_s: float | None = None
+    ) -> tuple[views.ModelIndexEntry, ...]:
+        """What is in the repository, with the state of each version."""
+        return await self._call(operations.models(ready_only), timeout_s)
+
+    # --- control -----------------------------------------------------------------------
+
+    async def load(
+        self,
+        model: str,
+        config: Mapping[str, Any] | str | None = None,
+        *,
+        timeout_s: float | None = None,
+    ) -> None:
+        """Loads a model, or reloads it; `config` (a mapping or JSON) overrides config.pbtxt."""
+        await self._call(operations.load(model, config), timeout_s)
+
+    async def unload(self, model: str, *, timeout_s: float | None = None) -> None:
+        """Unloads a model: what was admitted is answered, later calls find nothing."""
+        await self._call(operations.unload(model), timeout_s)
+
+    async def replicas(self, *, timeout_s: float | None = None) -> tuple[views.ReplicaInfo, ...]:
+        """The replicas there are. Needs the token."""
+        return await self._transport.first(
+            operations.replicas(), checked_timeout_s(timeout_s, self._timeout_s)
+        )
+
+    async def _call(
+        self, operation: operations.Operation[operations.T], timeout_s: float | None
+    ) -> operations.T:
+        return await self._transport.call(operation, checked_timeout_s(timeout_s, self._timeout_s))

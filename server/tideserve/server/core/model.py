@@ -1,0 +1,116 @@
+"""The core's part of one model version, and how its requests end (R1)."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from math import inf
+from typing import Final
+
+from tideserve.server.core.actions import (
+    Action,
+    Complete,
+    Expire,
+    Fail,
+    FailureCause,
+    RejectReason,
+)
+from tideserve.server.core.leases import Lease
+from tideserve.server.core.ordering import OrderKeeper
+from tideserve.server.core.profile import Profile
+from tideserve.server.core.queue import ModelQueue
+from tideserve.server.core.request import Request
+from tideserve.server.core.settings import ModelSettings
+
+MIN_RETRY_AFTER_S: Final = 0.01
+MAX_RETRY_AFTER_S: Final = 5.0
+UNLEARNED_LATENCY_S: Final = 0.1
+
+
+@dataclass(slots=True, eq=False)
+class Model:
+    """One (model, version, generation): its queue, what it learned, and when to look at it
+    again (`decide_at_s`: any time up to now means at the next `assign`).
+
+    A request ends by exactly one of these methods; each sets `done` and returns what to tell.
+    """
+
+    settings: ModelSettings
+    queue: ModelQueue
+    ordering: OrderKeeper | None
+    profile: Profile = field(default_factory=Profile)
+    leased_requests: int = 0
+    decide_at_s: float = inf
+
+    def admit(self, request: Request, now_s: float) -> RejectReason | None:
+        """Queues a request, or says which bound stands in the way (R2). Answers that are held
+        for the order's sake count as waiting."""
+        if self.ordering is not None:
+            held = self.ordering.held
+            if held and held + self.queue.requests >= self.queue.settings.max_requests:
+                return RejectReason.QUEUE_REQUESTS
+        reason = self.queue.admit(request, now_s)
+        if reason is None:
+            if self.ordering is not None:
+                self.ordering.expect(request)
+            self.decide_at_s = now_s
+        return reason
+
+    def complete(self, lease: Lease) -> list[Action]:
+        """The lease's outputs came: each caller gets its rows (R4)."""
+        answers: list[tuple[Request, int]] = []
+        first_row = 0
+        for request in lease.requests:
+            if not request.done:
+                answers.append((request, first_row))
+            first_row += request.rows
+        if self.ordering is not None:
+            return [*self.ordering.complete(lease, answers)]
+        for request, _ in answers:
+            request.done = True
+        return [Complete(lease, answers)]
+
+    def fail(self, requests: Iterable[Request], cause: FailureCause, detail: str) -> list[Action]:
+        """Those of `requests` without an outcome end with an error."""
+        actions: list[Action] = []
+        for request in requests:
+            if not request.done:
+                request.done = True
+                actions.append(Fail(request, cause, detail))
+                actions += self._released(request)
+        return actions
+
+    def expire(self, request: Request) -> list[Action]:
+        """Its deadline passed while no replica had it."""
+        request.done = True
+        return [Expire(request), *self._released(request)]
+
+    def expire_overdue(self, now_s: float) -> list[Action]:
+        """Everything that waited too long (R7)."""
+        if self.queue.next_due_s() > now_s:
+            return []
+        actions: list[Action] = []
+        for request in self.queue.overdue(now_s):
+            actions += self.expire(request)
+        # Who left may have been what the others waited for.
+        self.decide_at_s = now_s
+        return actions
+
+    def cancel(self, request: Request) -> list[Action]:
+        """Its caller is gone: nothing is told of it, and a batch that has it drops its rows."""
+        if request.done:
+            return []
+        request.done = True
+        if request in self.queue:
+            self.queue.take(request)
+            self.decide_at_s = -inf
+        return [*self._released(request)]
+
+    def retry_after_s(self, ready_replicas: int) -> float:
+        """About how long the queue ahead takes to clear."""
+        batch_rows = max(1, self.settings.batch.max_batch_rows)
+        latency_s = self.profile.latency_s(batch_rows) or UNLEARNED_LATENCY_S
+        estimate_s = self.queue.rows / batch_rows * latency_s / max(1, ready_replicas)
+        return min(MAX_RETRY_AFTER_S, max(MIN_RETRY_AFTER_S, estimate_s))
+
+    def _released(self, request: Request) -> list[Complete]:
+        """Answers that waited for this request's to go out first."""
+        return [] if self.ordering is None else self.ordering.skip(request)

@@ -1,0 +1,141 @@
+"""Requests read by their plan: what two requests of a kind have in common is checked once.
+
+A client's requests to a model differ in their id and their contents only. Their bytes are
+therefore cut into a head (everything else, which is looked up) and the raw contents, which
+are taken where they lie. A head that was never seen, or anything unusual, goes the long way
+through protobuf and `payload.read_inputs`, which also words every error.
+"""
+
+from typing import Final, NamedTuple
+
+from tideserve.server.errors import InvalidRequestError, TideserveError
+from tideserve.server.models import ModelEntry, ModelTable
+from tideserve.server.payload import InferInputs, InferPlan, fill, read_inputs
+from tideserve.server.service.messages import parse
+from tideserve.server.wire import Buffer
+from tideserve.v1.inference_pb2 import ModelInferRequest
+
+# Heads remembered: far more than the kinds of requests that clients send at a time.
+MAX_PLANS: Final = 1024
+# A head longer than this is not worth its memory.
+MAX_HEAD_BYTES: Final = 4096
+# Below this, copying a content costs less than a view on it.
+COPY_BYTES: Final = 1024
+
+_ID_TAG: Final = ModelInferRequest.ID_FIELD_NUMBER << 3 | 2
+_RAW_TAG: Final = ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER << 3 | 2
+_HEAD_TAGS: Final = frozenset(
+    number << 3 | 2
+    for number in (
+        ModelInferRequest.MODEL_NAME_FIELD_NUMBER,
+        ModelInferRequest.MODEL_VERSION_FIELD_NUMBER,
+        ModelInferRequest.PARAMETERS_FIELD_NUMBER,
+        ModelInferRequest.INPUTS_FIELD_NUMBER,
+        ModelInferRequest.OUTPUTS_FIELD_NUMBER,
+    )
+)
+
+
+class Cut(NamedTuple):
+    """A request's bytes, taken apart."""
+
+    head: bytes
+    request_id: str
+    raw: list[Buffer]
+
+
+class PlanCache:
+    """Owns the plans by head. They hold as long as the models stay as they are."""
+
+    def __init__(self, models: ModelTable) -> None:
+        self._models = models
+        self._changes = -1
+        self._plans: dict[bytes, tuple[ModelEntry, InferPlan]] = {}
+
+    def read(self, payload: bytes) -> tuple[ModelEntry, InferInputs, str]:
+        """The model a request is for, what it brings, and its id. Raises what is wrong with
+        it as `TideserveError`."""
+        if self._changes != self._models.changes:
+            self._changes = self._models.changes
+            self._plans.clear()
+        cut = take_apart(payload)
+        if cut is None:
+            return self._read_slowly(payload)
+        known = self._plans.get(cut.head)
+        if known is not None:
+            entry, plan = known
+            inputs = fill(plan, cut.raw)
+            if inputs is not None:
+                return entry, inputs, cut.request_id
+        entry, inputs, request_id = self._read_slowly(payload)
+        if len(cut.head) <= MAX_HEAD_BYTES and cut.raw:
+            if len(self._plans) >= MAX_PLANS:
+                self._plans.clear()
+            self._plans[cut.head] = (entry, inputs.plan)
+        return entry, inputs, request_id
+
+    def _read_slowly(self, payload: bytes) -> tuple[ModelEntry, InferInputs, str]:
+        message = parse(ModelInferRequest, payload)
+        entry = self._models.bind(message.model_name, message.model_version)
+        assert entry.spec is not None
+        try:
+            return entry, read_inputs(message, entry.spec), message.id
+        except TideserveError as error:
+            entry.stats.arrivals += 1
+            invalid = isinstance(error, InvalidRequestError)
+            entry.stats.on_rejection("invalid_request" if invalid else "unsupported")
+            raise
+
+
+def take_apart(payload: bytes) -> Cut | None:
+    """Cuts a request whose raw contents come last, as protobuf libraries write it; None for
+    bytes that are laid out in another way, or are no request."""
+    at = 0
+    end = len(payload)
+    id_begin = id_end = 0
+    request_id = ""
+    raw_begin = 0
+    raw: list[Buffer] = []
+    view: memoryview | None = None
+    try:
+        while at < end:
+            begin = at
+            tag = payload[at]
+            length = payload[at + 1]
+            at += 2
+            if length & 0x80:
+                length, at = _rest_of_length(payload, at, length & 0x7F)
+            stop = at + length
+            if stop > end:
+                return None
+            if tag == _RAW_TAG:
+                if not raw:
+                    raw_begin = begin
+                if length <= COPY_BYTES:
+                    raw.append(payload[at:stop])
+                else:
+                    view = view or memoryview(payload)
+                    raw.append(view[at:stop])
+            elif raw or (tag not in _HEAD_TAGS and (tag != _ID_TAG or id_end)):
+                return None
+            elif tag == _ID_TAG:
+                request_id = payload[at:stop].decode()
+                id_begin, id_end = begin, stop
+            at = stop
+    except (IndexError, UnicodeDecodeError):
+        return None
+    if not raw:
+        raw_begin = end
+    return Cut(payload[:id_begin] + payload[id_end:raw_begin], request_id, raw)
+
+
+def _rest_of_length(payload: bytes, at: int, length: int) -> tuple[int, int]:
+    """A length of several bytes, of which the first is read: (length, where it ends)."""
+    shift = 7
+    while True:
+        more = payload[at]
+        at += 1
+        length |= (more & 0x7F) << shift
+        if more < 0x80:
+            return length, at
+        shift += 7
