@@ -5,9 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.server import Server
-
-EXAMPLES = Path(__file__).parents[2] / "examples" / "models"
+from tests.e2e.server import EXAMPLES, Server
 
 
 @pytest.fixture

@@ -9,8 +9,14 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import grpc
 import psutil
 
+from tideserve.v1.control_pb2 import READY, Snapshot, WatchRequest
+from tideserve.v1.metadata import TOKEN_METADATA_KEY
+from tideserve.v1.methods import CONTROL_SERVICE
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "models"
 READY_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 30.0
 
@@ -88,21 +94,34 @@ class Server:
         assert self._process is not None
         return self._process.wait(timeout_s)
 
-    def signal(self, number: signal.Signals) -> None:
+    def send(self, number: signal.Signals) -> None:
         assert self._process is not None
         self._process.send_signal(number)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Asks it to stop and gives the exit code."""
-        self.signal(number)
+        self.send(number)
         return self.wait_end()
 
-    def replica_pids(self, model: str = "") -> list[int]:
-        """Replica processes that are alive, from the launcher's records."""
+    def snapshot(self) -> Snapshot:
+        """What the frontend tells its autoscaler, now."""
+        with grpc.insecure_channel(self.address) as channel:
+            watch = channel.unary_stream(
+                f"/{CONTROL_SERVICE}/Watch",
+                request_serializer=WatchRequest.SerializeToString,
+                response_deserializer=Snapshot.FromString,
+            )
+            call = watch(WatchRequest(), metadata=((TOKEN_METADATA_KEY, self.token),), timeout=10)
+            first = next(iter(call))
+            call.cancel()
+            return first
+
+    def ready_pids(self, model: str) -> list[int]:
+        """Processes of the model's READY replicas."""
         return [
-            process.pid
-            for process in self.processes()
-            if any(part.startswith(f"tideserve-replica:{model}") for part in _title(process))
+            replica.pid
+            for replica in self.snapshot().replicas
+            if replica.model == model and replica.state == READY
         ]
 
     def processes(self) -> list[psutil.Process]:
@@ -145,7 +164,3 @@ def wait_until(
     while not is_true():
         assert time.monotonic() < deadline_s, f"not within {timeout_s} s: {describe()}"
         time.sleep(0.02)
-
-
-def _title(process: psutil.Process) -> list[str]:
-    return process.cmdline()

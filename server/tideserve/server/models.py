@@ -164,6 +164,20 @@ class ModelTable:
             raise self._no_binding(name, version)
         return entry
 
+    def is_bindable(self, name: str, version: str) -> bool:
+        """Whether `bind` gives an entry."""
+        return (name, version) in self._bindings
+
+    def is_known(self, name: str, version: str) -> bool:
+        """Whether there is such a model, serving or not."""
+        return (not version and name in self.broken) or any(
+            version in ("", str(entry.key.version)) for entry in self.of_model(name)
+        )
+
+    def versions(self, name: str) -> list[int]:
+        """Versions of a model that requests can bind to, ascending."""
+        return sorted(int(text) for known, text in self._bindings if known == name and text)
+
     def of_model(self, name: str) -> list[ModelEntry]:
         """All entries of a model, by version."""
         entries = [entry for entry in self.entries.values() if entry.key.name == name]

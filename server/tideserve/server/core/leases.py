@@ -28,7 +28,7 @@ class Lease:
     sole: bool
     """A suspect's: the replica gets nothing beside it."""
     call_id: int
-    """The Exchange that carries it, while unacknowledged; then -1."""
+    """The Exchange that carried it, the last one where it was repeated."""
     prefetched: bool = False
     outputs: object = None
     """The dispatcher's: what came for it, opaque here."""

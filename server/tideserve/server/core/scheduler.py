@@ -183,9 +183,7 @@ class Scheduler:
                 return [*actions, dispatch]
         else:
             replica.last_sequence = exchange.sequence
-            if replica.last_lease is not None:
-                replica.last_lease.call_id = -1
-                replica.last_lease = None
+            replica.last_lease = None
             dropped: list[int] = []
             for outcome in outcomes:
                 actions += settle(self.models, replica, outcome, dropped, now_s)

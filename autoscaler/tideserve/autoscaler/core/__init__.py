@@ -1,0 +1,1 @@
+"""Decisions of the autoscaler: pure code, no IO, no clock, no randomness (C1)."""

@@ -1,0 +1,23 @@
+"""How many replicas a model version should have, and why."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from tideserve.autoscaler.core.fleet import ModelKey, Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """`limited_by` names the bound that held `desired` back or up, None where none did."""
+
+    desired: int
+    reason: str
+    limited_by: str | None = None
+
+
+class Policy(Protocol):
+    """Decides for every model version of a snapshot. May learn from one call to the next."""
+
+    def decide(self, snapshot: Snapshot, now_s: float) -> Mapping[ModelKey, Decision]:
+        """One decision a model version of the snapshot."""

@@ -1,0 +1,46 @@
+"""Every error of the autoscaler. A message says what was expected, what came, what to do."""
+
+
+class AutoscalerError(Exception):
+    """Root of the autoscaler's errors."""
+
+
+# --- of the start -------------------------------------------------------------------------
+
+
+class SettingsError(AutoscalerError):
+    """An option is wrong; the command line prints the message and exits with 2."""
+
+
+class StateDirError(SettingsError):
+    """The folder for records and logs of replicas cannot be used."""
+
+
+# --- of the frontend ----------------------------------------------------------------------
+
+
+class FrontendError(AutoscalerError):
+    """A call to the frontend failed; the next pass decides anew."""
+
+
+class FrontendUnavailableError(FrontendError):
+    """The frontend does not answer."""
+
+
+class CallRefusedError(FrontendError):
+    """The frontend answered a call with an error of its own."""
+
+
+class FrontendRefusedError(FrontendError):
+    """The frontend will never accept this autoscaler: a wrong token, or no Tideserve frontend."""
+
+
+class SupersededError(FrontendError):
+    """A newer autoscaler acts for this frontend; this one has to leave its replicas alone."""
+
+
+# --- of a launcher ------------------------------------------------------------------------
+
+
+class LaunchError(AutoscalerError):
+    """A replica could not be started."""

@@ -1,0 +1,92 @@
+"""What runs first in a forked replica. Imports nothing heavy: a fork reaches it at once."""
+
+import importlib
+import logging
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from tideserve.autoscaler.launchers.identity import identity_of
+from tideserve.autoscaler.launchers.record import ReplicaRecord, write_record
+
+_COMM_CHARACTERS: Final = 15  # the kernel's limit, proc_pid_comm(5)
+
+
+@dataclass(frozen=True, slots=True)
+class Birth:
+    """All that a replica is told. It travels through a pipe: no token on a command line or
+    in an environment."""
+
+    entry: str  # dotted name of the module with ReplicaSettings and run
+    record_path: Path
+    log_path: Path
+    replica_id: str
+    model: str
+    version: int
+    generation: str
+    address: str
+    token: str = field(repr=False)
+    device: str
+    threads: int
+    launched_at: float  # unix seconds
+
+
+def run_replica(birth: Birth) -> None:
+    """Leaves the launcher's session, records itself, then runs the replica to its end.
+
+    Does not return: the process ends with the replica's exit code. What `run` raises ends it
+    with 1 and a traceback in the log.
+    """
+    os.setsid()
+    _redirect(birth.log_path)
+    identity = identity_of(os.getpid())
+    assert identity is not None, "the process that asks runs"
+    write_record(
+        birth.record_path,
+        ReplicaRecord(
+            replica_id=birth.replica_id,
+            model=birth.model,
+            version=birth.version,
+            generation=birth.generation,
+            device=birth.device,
+            identity=identity,
+            log_path=str(birth.log_path),
+        ),
+    )
+    Path("/proc/self/comm").write_text(birth.replica_id[:_COMM_CHARACTERS], encoding="utf-8")
+    _show_device(birth.device)
+    entry = importlib.import_module(birth.entry)
+    settings = entry.ReplicaSettings(
+        replica_id=birth.replica_id,
+        address=birth.address,
+        token=birth.token,
+        device=birth.device,
+        threads=birth.threads,
+        launched_at=birth.launched_at,
+    )
+    code = entry.run(settings)
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Past the interpreter's shutdown, which would wait for threads that a model left behind.
+    os._exit(code)
+
+
+def _redirect(log_path: Path) -> None:
+    """stdout and stderr go to the log, which only this user can read."""
+    log_fd = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.dup2(log_fd, 1)
+    os.dup2(log_fd, 2)
+    os.close(log_fd)
+
+
+def _show_device(device: str) -> None:
+    """CUDA reads this when it is first used, which is later than here. A replica on the CPU
+    sees no GPU; one on gpu:INDEX finds it by its index among those visible."""
+    os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+    if device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""

@@ -1,0 +1,275 @@
+"""Replicas as processes of this machine, forked from a server with the imports made.
+
+multiprocessing's forkserver imports numpy, grpc and the backends' libraries once; a replica
+is a fork of it, so that it starts in milliseconds and shares those pages. It must stay
+import-only: forking after a gRPC object, an ONNX Runtime session or a CUDA context exists
+breaks the child.
+
+A replica is a session of its own, writes to its own log file and leaves a record of itself
+in the state folder, so it outlives the launcher and the forkserver, and a later launcher on
+the same folder adopts it.
+"""
+
+import logging
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from multiprocessing.forkserver import read_signed
+from multiprocessing.popen_forkserver import Popen
+from pathlib import Path
+from types import ModuleType
+from typing import Final
+
+from tideserve.autoscaler.core.fleet import Exit, ModelKey
+from tideserve.autoscaler.errors import LaunchError, StateDirError
+from tideserve.autoscaler.launchers import Handle, ReplicaSpec
+from tideserve.autoscaler.launchers.child import Birth, run_replica
+from tideserve.autoscaler.launchers.deaths import DeathWatch
+from tideserve.autoscaler.launchers.identity import (
+    has_ended,
+    identity_of,
+    kill_session,
+    open_pidfd,
+)
+from tideserve.autoscaler.launchers.record import read_record
+
+_LOG: Final = logging.getLogger(__name__)
+REPLICA_ENTRY: Final = "tideserve.replica.__main__"
+# Imported by the forkserver where they are installed; imports only.
+PRELOAD: Final = (
+    "tideserve.autoscaler.launchers.child",
+    "numpy",
+    "grpc",
+    "google.protobuf",
+    "onnxruntime",
+    "tideserve.v1.methods",
+    REPLICA_ENTRY,
+)
+# Backends whose imports are too big to make for nothing (torch: seconds, 200 MB).
+BACKEND_PRELOAD: Final = {"pytorch": "torch"}
+_TAIL_LINES: Final = 20
+_TAIL_BYTES: Final = 16 * 1024
+_EXIT_CODE_WAIT_S: Final = 1.0  # the forkserver reaps within milliseconds
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessSettings:
+    """`entry` names the module with a replica's `ReplicaSettings` and `run`. Of replicas
+    that have ended the newest `kept_logs` log files stay."""
+
+    state_dir: Path
+    entry: str = REPLICA_ENTRY
+    preload: tuple[str, ...] = PRELOAD
+    kept_logs: int = 50
+
+
+@dataclass(slots=True)
+class _Child:
+    handle: Handle
+    pid: int
+    pidfd: int | None  # None: it ended before it could be looked at
+    popen: Popen | None  # None: adopted, its exit code went to another parent
+    record_path: Path
+    log_path: Path
+
+
+class ProcessLauncher:
+    """Owns the table of replica processes on one state folder. Used from one thread.
+
+    `on_exit` is called from a thread of its own as soon as a process ends.
+    """
+
+    def __init__(self, settings: ProcessSettings, on_exit: Callable[[], None]) -> None:
+        self._settings = settings
+        self._records_dir = settings.state_dir / "records"
+        self._logs_dir = settings.state_dir / "logs"
+        self._deaths = DeathWatch(on_exit)
+        self._children: dict[str, _Child] = {}
+        self._context = multiprocessing.get_context("forkserver")
+        self._preloaded = False
+
+    def open(self) -> None:
+        """Makes the folders, adopts what runs. Raises `StateDirError`."""
+        try:
+            for folder in (self._settings.state_dir, self._records_dir, self._logs_dir):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise StateDirError(
+                f"cannot make the state folder {self._settings.state_dir}: {error}; "
+                f"name another with --state-dir"
+            ) from error
+        self._deaths.start()
+        for path in sorted(self._records_dir.glob("*.json")):
+            self._adopt(path)
+
+    def close(self) -> None:
+        """Stops watching. The replicas go on."""
+        self._deaths.close()
+        for child in self._children.values():
+            _release(child)
+        self._children.clear()
+
+    def start(self, spec: ReplicaSpec) -> Handle:
+        """Forks a replica; the first call starts the forkserver and waits for its imports."""
+        self._preload(spec.backends)
+        self._prune_logs()
+        record_path = self._records_dir / f"{spec.replica_id}.json"
+        log_path = self._logs_dir / f"{spec.replica_id}.log"
+        birth = Birth(
+            entry=self._settings.entry,
+            record_path=record_path,
+            log_path=log_path,
+            replica_id=spec.replica_id,
+            model=spec.key.name,
+            version=spec.key.version,
+            generation=spec.key.generation,
+            address=spec.address,
+            token=spec.token,
+            device=spec.device,
+            threads=spec.threads,
+            launched_at=time.time(),
+        )
+        process = self._context.Process(target=run_replica, args=(birth,), name=spec.replica_id)
+        try:
+            # Not Process.start(), which lists the process among those that multiprocessing
+            # joins when this one exits: replicas outlive their launcher.
+            with _no_main_module():
+                popen = Popen(process)
+        except (OSError, EOFError) as error:
+            # The forkserver died just now; the next start makes a new one. Not tried again
+            # with this name: a fork without a handle might run under it.
+            raise LaunchError(f"the forkserver did not start a process: {error!r}") from error
+        identity = identity_of(popen.pid)
+        pidfd = open_pidfd(identity) if identity is not None else None
+        handle = Handle(spec.replica_id, spec.key, spec.device, f"pid {popen.pid}")
+        child = _Child(handle, popen.pid, pidfd, popen, record_path, log_path)
+        self._children[spec.replica_id] = child
+        if pidfd is not None:
+            self._deaths.watch(pidfd)
+        return handle
+
+    def list(self) -> list[Handle]:
+        for child in self._children.values():
+            if child.handle.exit is None and (child.pidfd is None or has_ended(child.pidfd)):
+                child.handle = replace(child.handle, exit=_exit_of(child))
+        return [child.handle for child in self._children.values()]
+
+    def kill(self, handle: Handle) -> None:
+        child = self._children.get(handle.replica_id)
+        if child is None:
+            return
+        if child.pidfd is not None and not has_ended(child.pidfd):
+            kill_session(child.pidfd, child.pid)
+            return
+        del self._children[handle.replica_id]
+        child.record_path.unlink(missing_ok=True)
+        child.record_path.with_suffix(".draft").unlink(missing_ok=True)
+        _release(child)
+
+    def _adopt(self, path: Path) -> None:
+        record = read_record(path)
+        pidfd = open_pidfd(record.identity) if record is not None else None
+        if record is None or pidfd is None:
+            path.unlink(missing_ok=True)
+            return
+        handle = Handle(
+            replica_id=record.replica_id,
+            key=ModelKey(record.model, record.version, record.generation),
+            device=record.device,
+            where=f"pid {record.identity.pid}",
+        )
+        self._children[record.replica_id] = _Child(
+            handle, record.identity.pid, pidfd, None, path, Path(record.log_path)
+        )
+        self._deaths.watch(pidfd)
+        _LOG.info("adopted replica %s, %s", handle.replica_id, handle.where)
+
+    def _preload(self, backends: frozenset[str]) -> None:
+        """Tells the forkserver what to import. Too late once it runs: then a backend that
+        came later is imported by each replica."""
+        if self._preloaded:
+            return
+        extra = [module for backend, module in BACKEND_PRELOAD.items() if backend in backends]
+        # Libraries before the modules that use them: the forkserver goes on past a module
+        # that is not installed.
+        self._context.set_forkserver_preload([*extra, *self._settings.preload])
+        self._preloaded = True
+
+    def _prune_logs(self) -> None:
+        in_use = {child.log_path for child in self._children.values()}
+        ended = [path for path in self._logs_dir.glob("*.log") if path not in in_use]
+        ended.sort(key=lambda path: path.stat().st_mtime)
+        for path in ended[: max(0, len(ended) - self._settings.kept_logs)]:
+            path.unlink(missing_ok=True)
+
+
+def log_tail(path: Path) -> tuple[str, ...]:
+    """The last lines of a log that may be missing or hold any bytes."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - _TAIL_BYTES))
+            text = file.read(_TAIL_BYTES).decode("utf-8", errors="replace")
+    except FileNotFoundError:
+        return ()
+    return tuple(text.splitlines()[-_TAIL_LINES:])
+
+
+def cause_of(code: int | None) -> str:
+    """An exit code as multiprocessing gives it, negative for a signal, in words."""
+    if code is None:
+        return "ended, exit code unknown"
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"killed by signal {-code}"
+
+
+def _exit_of(child: _Child) -> Exit:
+    return Exit(cause_of(_exit_code(child.popen)), log_tail(child.log_path))
+
+
+def _exit_code(popen: Popen | None) -> int | None:
+    """None: nobody can tell, for the process was adopted or the forkserver died first.
+
+    Popen.poll() is not asked: it takes the forkserver's death for the replica's.
+    """
+    if popen is None:
+        return None
+    if not multiprocessing.connection.wait([popen.sentinel], _EXIT_CODE_WAIT_S):
+        return None
+    try:
+        return int(read_signed(popen.sentinel))
+    except EOFError:
+        return None
+
+
+def _release(child: _Child) -> None:
+    if child.pidfd is not None:
+        os.close(child.pidfd)
+        child.pidfd = None
+    if child.popen is not None:
+        child.popen.close()
+
+
+@contextmanager
+def _no_main_module() -> Iterator[None]:
+    """Hides the main module while a process is started.
+
+    Else every replica would run the launcher's main script again (multiprocessing's "Safe
+    importing of main module"): command line libraries, for nothing.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main

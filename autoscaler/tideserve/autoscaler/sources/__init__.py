@@ -1,0 +1,1 @@
+"""Where the autoscaler's knowledge of the fleet comes from."""

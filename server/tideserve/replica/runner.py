@@ -1,0 +1,204 @@
+"""From a lease to its outcome: bytes to arrays, the model, arrays to bytes."""
+
+import logging
+from time import perf_counter
+from typing import Any, Final
+
+import numpy as np
+
+from tideserve.replica import datatypes, tensors
+from tideserve.replica.backends import Array, Arrays, Backend
+from tideserve.replica.errors import (
+    BadOutputError,
+    BatchError,
+    DeviceLostError,
+    LoadError,
+    ModelMemoryError,
+    ModelRaisedError,
+    WireError,
+)
+from tideserve.replica.failures import classify
+from tideserve.replica.model_io import ModelIo, TensorIo
+from tideserve.replica.wire import (
+    Failure,
+    FailureKind,
+    Lease,
+    TensorOut,
+    Times,
+    write_failure,
+    write_result,
+)
+
+_LOG: Final = logging.getLogger(__name__)
+# Room in a message for what is around an outcome: the replica's id and numbers.
+_FRAME_BYTES: Final = 4096
+
+
+class Runner:
+    """Runs leases on one model. After a lost device every lease fails at once."""
+
+    def __init__(self, backend: Backend, io: ModelIo) -> None:
+        self._backend = backend
+        self._io = io
+        self._inputs = {tensor.name: tensor for tensor in io.inputs}
+        self._outputs = {tensor.name: tensor for tensor in io.outputs}
+        self._output_types = {
+            tensor.name: datatypes.numpy_type(tensor.datatype) for tensor in io.outputs
+        }
+        self._all = tuple(self._outputs)
+        self._lost: DeviceLostError | None = None
+
+    @property
+    def device_lost(self) -> bool:
+        """The process should end."""
+        return self._lost is not None
+
+    def run(self, lease: Lease, max_message_bytes: int) -> bytes:
+        """The lease's outcome as it travels. Never raises for what the model does."""
+        times = [perf_counter()]
+        try:
+            outputs = self._attempt(lease, times)
+            outcome = write_result(lease.lease_id, outputs, _times(times))
+        except BatchError as error:
+            return self._failure(lease, error, times)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it fails this batch only
+            _LOG.error("a batch failed outside the model", exc_info=error)
+            return self._failure(lease, classify(error), times)
+        if len(outcome) > max_message_bytes - _FRAME_BYTES:
+            too_large = BadOutputError(
+                f"expected outputs of less than {max_message_bytes} bytes (the frontend's "
+                f"message limit), got {len(outcome)}"
+            )
+            return self._failure(lease, too_large, times)
+        return outcome
+
+    def infer(self, arrays: Arrays, rows: int, requested: tuple[str, ...] = ()) -> Arrays:
+        """Runs the model on arrays in callers' shapes and checks what it gives.
+
+        Raises `BatchError`s.
+        """
+        return self._checked(self._call(arrays, requested or self._all), rows, requested)
+
+    def close(self) -> None:
+        """Frees the model; what it raises goes to the log."""
+        try:
+            self._backend.close()
+        except (Exception, SystemExit):  # noqa: BLE001 - the model's own, logged
+            _LOG.exception("unloading the model failed")
+
+    def _attempt(self, lease: Lease, times: list[float]) -> list[TensorOut]:
+        if self._lost is not None:
+            raise self._lost
+        try:
+            arrays = {
+                tensor.name: tensors.to_array(tensor.datatype, tensor.shape, tensor.data)
+                for tensor in lease.inputs
+            }
+        except (WireError, LoadError) as error:
+            raise ModelRaisedError(f"a lease's tensor is broken: {error}") from error
+        times.append(perf_counter())
+        results = self._call(arrays, lease.requested_outputs or self._all)
+        times.append(perf_counter())
+        checked = self._checked(results, lease.rows, lease.requested_outputs)
+        outputs = [self._encode(name, array) for name, array in checked.items()]
+        times.append(perf_counter())
+        return outputs
+
+    def _call(self, arrays: Arrays, requested: tuple[str, ...]) -> Arrays:
+        unknown = [name for name in requested if name not in self._outputs]
+        if unknown:
+            raise ModelRaisedError(
+                f"expected requested outputs of {', '.join(self._all)}, got {', '.join(unknown)}"
+            )
+        try:
+            return self._backend.infer(
+                {name: self._to_model(name, array) for name, array in arrays.items()}, requested
+            )
+        except (Exception, SystemExit) as error:
+            failure = classify(error)
+            _LOG.exception("the model failed a batch")
+            if isinstance(failure, DeviceLostError):
+                self._lost = failure
+            raise failure from error
+
+    def _to_model(self, name: str, array: Array) -> Array:
+        tensor = self._inputs.get(name)
+        if tensor is None:
+            raise ModelRaisedError(
+                f"expected inputs of {', '.join(self._inputs)}, the lease has {name!r}"
+            )
+        if not tensor.reshaped:
+            return array
+        lead, dims = self._split(array.shape)
+        return array.reshape(lead + tensor.to_model(dims))
+
+    def _split(self, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The batch dimension, if there is one, and the others."""
+        return (shape[:1], shape[1:]) if self._io.batched else ((), shape)
+
+    def _checked(self, results: Arrays, rows: int, requested: tuple[str, ...]) -> Arrays:
+        """The requested outputs in callers' shapes. Raises `BadOutputError`."""
+        for name in results:
+            if name not in self._outputs:
+                raise BadOutputError(
+                    f"expected outputs of {', '.join(self._all)}, the model returned {name!r}"
+                )
+        checked: Arrays = {}
+        for name in requested or self._all:
+            array = results.get(name)
+            if array is None:
+                raise BadOutputError(
+                    f"expected output {name!r}, the model returned "
+                    f"{', '.join(map(str, results)) or 'none'}"
+                )
+            checked[name] = self._check_one(self._outputs[name], array, rows)
+        return checked
+
+    def _check_one(self, tensor: TensorIo, array: Any, rows: int) -> Array:
+        where = f"output {tensor.name!r}"
+        if not isinstance(array, np.ndarray):
+            raise BadOutputError(f"{where}: expected a numpy array, got {type(array).__name__}")
+        expected = self._output_types[tensor.name]
+        if array.dtype != expected:
+            got = datatypes.wire_name(array.dtype)
+            if got != tensor.datatype:
+                raise BadOutputError(f"{where}: expected {tensor.datatype}, got {got}")
+        lead, dims = self._split(array.shape)
+        if self._io.batched and lead != (rows,):
+            raise BadOutputError(
+                f"{where}: expected {rows} rows (the batch's), got shape {list(array.shape)}"
+            )
+        if len(dims) != len(tensor.model_dims) or any(
+            size not in (dim, size if dim == -1 else dim)
+            for size, dim in zip(dims, tensor.model_dims, strict=True)
+        ):
+            shape = [*lead, *tensor.model_dims]
+            raise BadOutputError(f"{where}: expected shape {shape}, got {list(array.shape)}")
+        return array.reshape(lead + tensor.to_caller(dims)) if tensor.reshaped else array
+
+    def _encode(self, name: str, array: Array) -> TensorOut:
+        datatype = self._outputs[name].datatype
+        if datatype == "BYTES" and self._io.batched:
+            data, row_bytes = tensors.to_row_data(name, array)
+            return TensorOut(name, datatype, array.shape, data, row_bytes)
+        return TensorOut(name, datatype, array.shape, tensors.to_data(name, array))
+
+    def _failure(self, lease: Lease, error: BatchError, times: list[float]) -> bytes:
+        match error:
+            case BadOutputError():
+                kind = FailureKind.BAD_OUTPUT
+                _LOG.error("%s", error)
+            case ModelMemoryError():
+                kind = FailureKind.OUT_OF_MEMORY
+            case DeviceLostError():
+                kind = FailureKind.DEVICE_LOST
+            case _:
+                kind = FailureKind.MODEL_ERROR
+        return write_failure(lease.lease_id, Failure(kind, str(error)), _times(times))
+
+
+def _times(marks: list[float]) -> Times:
+    """From the marks that were reached; the last step ends now if it did not end."""
+    now = perf_counter()
+    start, after_input, after_infer, end = (marks + [now] * 3)[:4]
+    return Times(after_input - start, after_infer - after_input, end - after_infer)

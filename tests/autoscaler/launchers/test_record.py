@@ -1,0 +1,34 @@
+from pathlib import Path
+
+import pytest
+
+from tideserve.autoscaler.launchers.identity import ProcessIdentity
+from tideserve.autoscaler.launchers.record import ReplicaRecord, read_record, write_record
+
+RECORD = ReplicaRecord(
+    replica_id="digits-1-0-aa",
+    model="digits",
+    version=1,
+    generation="g1",
+    device="cpu",
+    identity=ProcessIdentity(pid=12, start_ticks=34, boot_id="b"),
+    log_path="x.log",
+)
+
+
+def test_what_is_written_is_read_and_no_draft_stays(tmp_path: Path) -> None:
+    path = tmp_path / "digits-1-0-aa.json"
+    write_record(path, RECORD)
+    assert read_record(path) == RECORD
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"replica_id": "x"}', '{"identity": 3}'])
+def test_anything_else_is_no_record(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(text)
+    assert read_record(path) is None
+
+
+def test_a_missing_file_is_no_record(tmp_path: Path) -> None:
+    assert read_record(tmp_path / "none.json") is None

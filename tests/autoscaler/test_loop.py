@@ -1,0 +1,346 @@
+"""The loop over fakes: a table for a frontend, a table for a launcher, no time but ours."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from tideserve.autoscaler.core.actions import Report
+from tideserve.autoscaler.core.fixed import FixedCount
+from tideserve.autoscaler.core.fleet import (
+    Exit,
+    Model,
+    ModelKey,
+    Replica,
+    ReplicaState,
+    Snapshot,
+)
+from tideserve.autoscaler.errors import (
+    CallRefusedError,
+    FrontendError,
+    FrontendRefusedError,
+    FrontendUnavailableError,
+    LaunchError,
+    SupersededError,
+)
+from tideserve.autoscaler.launchers import Handle, ReplicaSpec
+from tideserve.autoscaler.loop import Ending, Loop, LoopSettings
+from tideserve.autoscaler.wake import Wake
+
+DIGITS = ModelKey("digits", 1, "g1")
+
+
+class Fleet:
+    """Source, control and launcher in one. `log` has what was done, in order."""
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+        self.reports: list[Report] = []
+        self.specs: list[ReplicaSpec] = []
+        self.replicas: dict[str, Replica] = {}
+        self.handles: dict[str, Handle] = {}
+        self.away = False
+        self.stopping = False
+        self.leaves = True
+        self.errors: dict[str, FrontendError] = {}
+        self.launch_error = ""
+        self.fatal: FrontendError | None = None
+
+    def latest(self) -> Snapshot | None:
+        if self.fatal is not None:
+            raise self.fatal
+        if self.away:
+            return None
+        return Snapshot(
+            1, (Model(DIGITS, backend="pytorch"),), tuple(self.replicas.values()), self.stopping
+        )
+
+    def announce(self, replicas: Sequence[tuple[str, ModelKey]]) -> None:
+        self._call("announce", ",".join(name for name, _ in replicas))
+        for name, key in replicas:
+            self.replicas[name] = Replica(name, key, ReplicaState.READY, pid=1, was_ready=True)
+
+    def report_exit(self, report: Report) -> None:
+        self._call("report", report.replica_id)
+        self.reports.append(report)
+        self.replicas.pop(report.replica_id, None)
+
+    def drain(self, replica_id: str) -> None:
+        self._call("drain", replica_id)
+        self.replicas[replica_id] = replace(self.replicas[replica_id], state=ReplicaState.DRAINING)
+        if self.leaves:
+            self.end(replica_id, "exit code 0")
+
+    def start(self, spec: ReplicaSpec) -> Handle:
+        if self.launch_error:
+            raise LaunchError(self.launch_error)
+        self.log.append(f"start {spec.replica_id}")
+        self.specs.append(spec)
+        handle = Handle(spec.replica_id, spec.key, spec.device, "pid 1")
+        self.handles[spec.replica_id] = handle
+        return handle
+
+    def list(self) -> list[Handle]:
+        return [*self.handles.values()]
+
+    def kill(self, handle: Handle) -> None:
+        if self.handles[handle.replica_id].exit is not None:
+            self.log.append(f"forget {handle.replica_id}")
+            del self.handles[handle.replica_id]
+            return
+        self.log.append(f"kill {handle.replica_id}")
+        self.end(handle.replica_id, "killed by SIGKILL")
+
+    def end(self, replica_id: str, cause: str, *log: str) -> None:
+        self.handles[replica_id] = replace(self.handles[replica_id], exit=Exit(cause, log))
+        replica = self.replicas.get(replica_id)
+        if replica is not None and replica.state is ReplicaState.DRAINING:
+            del self.replicas[replica_id]
+        elif replica is not None:
+            self.replicas[replica_id] = replace(replica, state=ReplicaState.LOST)
+
+    def _call(self, name: str, about: str) -> None:
+        if name in self.errors:
+            raise self.errors[name]
+        self.log.append(f"{name} {about}")
+
+
+class Time:
+    """A clock that goes on by a fixed step each time it is read."""
+
+    def __init__(self, step_s: float = 0.0) -> None:
+        self.now_s = 0.0
+        self.step_s = step_s
+
+    def __call__(self) -> float:
+        self.now_s += self.step_s
+        return self.now_s
+
+
+def loop_of(fleet: Fleet, clock: Time, count: int = 2, *, orphaned: bool = False) -> Loop:
+    settings = LoopSettings("127.0.0.1:1", "secret-token", threads=3, tick_s=0.0)
+    return Loop(
+        fleet,
+        fleet,
+        fleet,
+        FixedCount(count),
+        settings,
+        Wake(),
+        life=1,
+        orphaned=lambda: orphaned,
+        clock=clock,
+    )
+
+
+def test_replicas_are_announced_together_before_any_is_started() -> None:
+    fleet = Fleet()
+    loop_of(fleet, Time()).step()
+    first, second = fleet.handles
+    assert fleet.log == [f"announce {first},{second}", f"start {first}", f"start {second}"]
+    assert fleet.specs[0] == ReplicaSpec(
+        first, DIGITS, "127.0.0.1:1", "secret-token", "cpu", 3, frozenset({"pytorch"})
+    )
+
+
+def test_a_dead_replica_is_reported_then_forgotten_and_replaced() -> None:
+    fleet, clock = Fleet(), Time()
+    loop = loop_of(fleet, clock, count=1)
+    loop.step()
+    (dead,) = fleet.handles
+    fleet.log.clear()
+    fleet.end(dead, "killed by SIGKILL", "last words")
+    loop.step()
+    (fresh,) = fleet.handles
+    assert fleet.log == [f"report {dead}", f"forget {dead}", f"announce {fresh}", f"start {fresh}"]
+    assert fleet.reports == [Report(dead, "killed by SIGKILL", ("last words",))]
+
+
+def test_a_frozen_replica_is_killed() -> None:
+    fleet, clock = Fleet(), Time()
+    loop = loop_of(fleet, clock, count=1)
+    loop.step()
+    (frozen,) = fleet.handles
+    fleet.replicas[frozen] = replace(
+        fleet.replicas[frozen], state=ReplicaState.LOST, reason="no beat for 1 s"
+    )
+    loop.step()
+    assert f"kill {frozen}" in fleet.log
+    loop.step()
+    assert fleet.reports[0].cause == "killed by SIGKILL (the frontend lost it: no beat for 1 s)"
+
+
+def test_each_action_is_logged_with_its_reason_and_without_the_token(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    loop_of(Fleet(), Time(), count=1).step()
+    assert "model 'digits' version 1: desired 1: fixed count of 1" in caplog.messages
+    assert any(
+        message.startswith("start digits-1-0-")
+        and message.endswith("pid 1: 0 replicas of model 'digits' version 1, 1 desired")
+        for message in caplog.messages
+    )
+    assert "secret-token" not in caplog.text
+
+
+def test_nothing_is_started_where_the_announcement_failed() -> None:
+    fleet = Fleet()
+    loop = loop_of(fleet, Time())
+    for error in (FrontendUnavailableError("gone"), CallRefusedError("no such model")):
+        fleet.errors["announce"] = error
+        loop.step()
+        assert fleet.log == []
+    fleet.errors.clear()
+    loop.step()
+    assert len(fleet.handles) == 2
+
+
+def test_a_report_that_failed_is_given_again_and_the_replica_not_forgotten_before() -> None:
+    fleet, clock = Fleet(), Time(step_s=0.6)
+    loop = loop_of(fleet, clock, count=1)
+    loop.step()
+    (dead,) = fleet.handles
+    fleet.end(dead, "exit code 1")
+    fleet.errors["report"] = FrontendUnavailableError("gone")
+    loop.step()
+    assert dead in fleet.handles
+    fleet.errors.clear()
+    loop.step()
+    loop.step()
+    assert [report.replica_id for report in fleet.reports] == [dead]
+    assert dead not in fleet.handles
+
+
+def test_one_refused_call_does_not_hold_up_the_rest() -> None:
+    fleet = Fleet()
+    loop = loop_of(fleet, Time())
+    loop.step()
+    for name in list(fleet.handles):
+        fleet.end(name, "exit code 1")
+    fleet.errors["report"] = CallRefusedError("not known")
+    loop.step()
+    assert len(fleet.handles) == 2
+    assert all(handle.exit is None for handle in fleet.handles.values())
+
+
+def test_a_replica_that_cannot_be_launched_counts_as_a_failed_start() -> None:
+    fleet, clock = Fleet(), Time()
+    loop = loop_of(fleet, clock, count=1)
+    fleet.launch_error = "no room"
+    loop.step()
+    loop.step()
+    assert fleet.reports == []  # the frontend of this test calls every announced one READY
+    clock.now_s = 1.1
+    loop.step()
+    assert fleet.reports[0].cause == "could not be started: no room"
+
+
+def test_while_the_frontend_is_away_nothing_is_done() -> None:
+    fleet = Fleet()
+    loop = loop_of(fleet, Time())
+    loop.step()
+    fleet.log.clear()
+    for name in list(fleet.handles):
+        fleet.end(name, "exit code 1")
+    fleet.away = True
+    loop.step()
+    assert fleet.log == []
+
+
+def test_a_stop_drains_all_and_waits_until_they_are_gone() -> None:
+    fleet = Fleet()
+    loop = loop_of(fleet, Time())
+    loop.step()
+    loop.stop()
+    assert loop.run() is Ending.STOPPED
+    assert sum(line.startswith("drain") for line in fleet.log) == 2
+    assert not any(line.startswith("kill") for line in fleet.log)
+    assert not [handle for handle in fleet.list() if handle.exit is None]
+
+
+def test_replicas_of_a_stopping_frontend_are_drained_when_the_stop_reaches_the_autoscaler() -> None:
+    fleet = Fleet()
+    loop = loop_of(fleet, Time())
+    loop.step()
+    fleet.log.clear()
+    fleet.stopping = True
+    loop.step()
+    assert fleet.log == []
+    loop.stop()
+    assert loop.run() is Ending.STOPPED
+    assert sum(line.startswith("drain") for line in fleet.log) == 2
+    assert not any(line.startswith(("kill", "start")) for line in fleet.log)
+
+
+def test_a_stop_kills_what_does_not_leave_in_time() -> None:
+    fleet, clock = Fleet(), Time(step_s=0.5)
+    loop = loop_of(fleet, clock, count=1)
+    loop.step()
+    fleet.leaves = False
+    loop.stop()
+    began_s = clock.now_s
+    assert loop.run() is Ending.STOPPED
+    assert clock.now_s - began_s >= 10.0
+    assert sum(line.startswith("kill") for line in fleet.log) >= 1
+    assert not [handle for handle in fleet.list() if handle.exit is None]
+
+
+def test_a_stop_without_a_frontend_does_not_wait_for_long() -> None:
+    fleet, clock = Fleet(), Time(step_s=0.1)
+    loop = loop_of(fleet, clock, count=1)
+    loop.step()
+    fleet.away = True
+    loop.stop()
+    began_s = clock.now_s
+    assert loop.run() is Ending.STOPPED
+    assert 1.0 <= clock.now_s - began_s < 2.0
+    assert sum(line.startswith("kill") for line in fleet.log) == 1
+
+
+def test_a_second_stop_kills_at_once() -> None:
+    fleet, clock = Fleet(), Time()
+    loop = loop_of(fleet, clock, count=1)
+    loop.step()
+    loop.stop()
+    loop.stop()
+    fleet.log.clear()
+    assert loop.run() is Ending.STOPPED
+    (name,) = [report.replica_id for report in fleet.reports]
+    assert fleet.log == [f"kill {name}", f"report {name}", f"forget {name}"]
+
+
+@pytest.mark.parametrize("call", ["report", "drain", "announce"])
+def test_a_superseded_autoscaler_leaves_and_kills_nothing(call: str) -> None:
+    fleet = Fleet()
+    loop = loop_of(fleet, Time(), count=1)
+    loop.step()
+    fleet.fatal = SupersededError("newer")
+    assert loop.run() is Ending.SUPERSEDED
+    assert all(handle.exit is None for handle in fleet.list())
+    fleet.fatal = None
+    fleet.errors[call] = SupersededError("newer")
+    if call == "drain":
+        loop.stop()
+    else:
+        fleet.end(next(iter(fleet.handles)), "exit code 1")
+    assert loop.run() is Ending.SUPERSEDED
+    assert not any(line.startswith("kill") for line in fleet.log)
+
+
+def test_an_orphan_leaves_and_its_replicas_stay() -> None:
+    fleet = Fleet()
+    loop_of(fleet, Time()).step()
+    fleet.log.clear()
+    assert loop_of(fleet, Time(), orphaned=True).run() is Ending.ORPHANED
+    assert fleet.log == []
+
+
+def test_a_frontend_that_refuses_the_token_ends_the_loop_and_no_replica() -> None:
+    fleet = Fleet()
+    loop = loop_of(fleet, Time())
+    loop.step()
+    fleet.fatal = FrontendRefusedError("wrong token")
+    with pytest.raises(FrontendRefusedError):
+        loop.run()
+    assert all(handle.exit is None for handle in fleet.list())
