@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 # After the admitted requests: how long replicas and the autoscaler may take to leave.
 RELEASE_TIMEOUT_S = 15.0
+CHORES_S = 0.05
 
 
 class App:
@@ -82,6 +83,7 @@ class App:
         self._dispatcher: Dispatcher | None = None
         self._autoscaler: AutoscalerChild | None = None
         self._next_poll_s = 0.0
+        self._next_chores_s = 0.0
         self._stop_signals = 0
 
     def start(self) -> None:
@@ -118,9 +120,12 @@ class App:
         assert self._autoscaler is not None
         while not self._stop_signals:
             self._dispatcher.turn()
-            self._autoscaler.check()
-            self._poll()
-            self._say_ready()
+            # A turn may be a few calls long; what follows is for people's time scale.
+            if self._clock() >= self._next_chores_s:
+                self._next_chores_s = self._clock() + CHORES_S
+                self._autoscaler.check()
+                self._poll()
+                self._say_ready()
         self._stop(self._dispatcher, self._autoscaler)
 
     def request_stop(self) -> None:

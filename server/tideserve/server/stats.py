@@ -5,6 +5,7 @@ writes; readers copy. Nothing here is computed that a reader can compute.
 """
 
 from bisect import bisect_left
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -82,12 +83,25 @@ class ModelStats:
     compute_s: Histogram = field(default_factory=lambda: Histogram(LATENCY_BOUNDS_S))
     batch_rows: Histogram = field(default_factory=lambda: Histogram(BATCH_ROWS_BOUNDS))
 
-    def on_success(self, latency_s: float, queue_wait_s: float) -> None:
-        """A request was answered."""
-        self.success.add(latency_s)
-        self.queue.add(queue_wait_s)
-        self.latency_s.observe(latency_s)
-        self.queue_wait_s.observe(queue_wait_s)
+    def on_answers(self, now_s: float, given_s: float, arrivals_s: Iterable[float]) -> None:
+        """Requests of one batch, leased at `given_s`, were answered. The hot path: one pass."""
+        latency_counts, latency_bounds = self.latency_s.counts, self.latency_s.bounds
+        wait_counts, wait_bounds = self.queue_wait_s.counts, self.queue_wait_s.bounds
+        count = 0
+        sum_s = 0.0
+        for arrived_s in arrivals_s:
+            count += 1
+            sum_s += arrived_s
+            latency_counts[bisect_left(latency_bounds, now_s - arrived_s)] += 1
+            wait_counts[bisect_left(wait_bounds, given_s - arrived_s)] += 1
+        latency_s = count * now_s - sum_s
+        queue_wait_s = count * given_s - sum_s
+        self.latency_s.sum += latency_s
+        self.queue_wait_s.sum += queue_wait_s
+        self.success.count += count
+        self.success.ns += int(latency_s * 1e9)
+        self.queue.count += count
+        self.queue.ns += int(queue_wait_s * 1e9)
 
     def on_failure(self, reason: str, latency_s: float) -> None:
         """An admitted or a refused request ended with an error."""
@@ -100,9 +114,16 @@ class ModelStats:
         self.fail.add(0.0)
 
     def on_batch(
-        self, rows: int, requests: int, input_s: float, infer_s: float, output_s: float
+        self,
+        rows: int,
+        requests: int,
+        input_s: float,
+        infer_s: float,
+        output_s: float,
+        unix_s: float,
     ) -> None:
         """A batch was computed; durations count once for each of its requests."""
+        self.last_inference_unix_s = unix_s
         self.inferences += rows
         self.executions += 1
         self.compute_input.add(input_s, requests)

@@ -139,22 +139,25 @@ class InferenceService:
         """A batch came back: each caller gets its rows."""
         outputs = action.lease.outputs
         assert isinstance(outputs, BatchOutputs)
-        given_s = action.lease.given_s
+        if not action.answers:
+            return
+        respond, unary = self._front.respond, self._unary
+        arrivals_s = []
         for request, first_row in action.answers:
             assert isinstance(request, PendingRequest)
-            stats = request.entry.stats
-            stats.on_success(now_s - request.arrived_s, given_s - request.arrived_s)
-            payload = outputs.encode(
-                request.inputs.plan,
-                request.client_id,
-                first_row,
-                final_flag=request.answer is not None,
-            )
-            if request.answer is None:
-                self._unary.pop(request.call_id, None)
-                self._front.respond(request.call_id, payload)
+            arrivals_s.append(request.arrived_s)
+            plan = request.inputs.plan
+            slot = request.answer
+            if slot is None:
+                payload = outputs.encode(plan, request.client_id, first_row, final_flag=False)
+                unary.pop(request.call_id, None)
+                respond(request.call_id, payload)
             else:
+                payload = outputs.encode(plan, request.client_id, first_row, final_flag=True)
                 self._answer_slot(request, b"".join(embedded(_INFER_RESPONSE, [payload])))
+        first, _ = action.answers[0]
+        assert isinstance(first, PendingRequest)
+        first.entry.stats.on_answers(now_s, action.lease.given_s, arrivals_s)
 
     def on_expire(self, action: Expire, now_s: float) -> None:
         """A deadline passed in the queue."""

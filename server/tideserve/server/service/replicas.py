@@ -1,6 +1,7 @@
 """Join, Exchange and Beat: the replica plane's calls as events of the core."""
 
 import logging
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
@@ -304,7 +305,12 @@ class ReplicaService:
         lease.outputs = outputs
         compute_s = outcome.input_s + outcome.infer_s + outcome.output_s
         entry.stats.on_batch(
-            lease.rows, len(lease.requests), outcome.input_s, outcome.infer_s, outcome.output_s
+            lease.rows,
+            len(lease.requests),
+            outcome.input_s,
+            outcome.infer_s,
+            outcome.output_s,
+            time.time(),
         )
         return BatchDone(outcome.lease_id, compute_s)
 
