@@ -161,10 +161,13 @@ def _set_up_logging(level: str) -> None:
 
 
 def _port_of(address: str) -> int:
+    """The port of HOST:PORT; 0 for a unix socket, whose starter names the state folder."""
+    if address.startswith("unix:/"):
+        return 0
     host, _, port = address.rpartition(":")
     if not host or not (port.isascii() and port.isdigit()) or not 0 < int(port) < 65536:
         raise SettingsError(
-            f"--address: expected HOST:PORT, such as 127.0.0.1:8001, got {address!r}"
+            f"--address: expected HOST:PORT, such as 127.0.0.1:8001, or unix:/PATH, got {address!r}"
         )
     return int(port)
 

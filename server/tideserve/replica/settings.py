@@ -42,7 +42,7 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaSettings:
-    """`address` is the frontend's HOST:PORT. `threads` bounds the model's own threads, 0: the
+    """`address` is the frontend's HOST:PORT or unix:/PATH. `threads` bounds the model's own threads, 0: the
     runtime's default. `launched_at` is the unix time of the launcher's request, None when
     started by hand. `reconnect_s` is how long it looks for a frontend that knows it."""
 
@@ -61,8 +61,9 @@ class ReplicaSettings:
         if not self.replica_id:
             raise SettingsError("replica-id: expected a name, got an empty one")
         host, _, port = self.address.rpartition(":")
-        if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
-            raise SettingsError(f"address: expected HOST:PORT, got {self.address!r}")
+        is_port = port.isascii() and port.isdigit() and 0 < int(port) < 65536
+        if not self.address.startswith("unix:/") and not (host and is_port):
+            raise SettingsError(f"address: expected HOST:PORT or unix:/PATH, got {self.address!r}")
         if not (self.token.isascii() and self.token.isprintable()):
             raise SettingsError("token: expected printable ASCII characters")
         if self.threads < 0:

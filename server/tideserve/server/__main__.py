@@ -76,6 +76,7 @@ def serve(
                     keepalive_time_s=keepalive_time_s,
                     keepalive_timeout_s=keepalive_timeout_s,
                     tls=_tls(tls_cert, tls_key, tls_client_ca),
+                    own_folder=_state_folder(),
                 ),
                 front_kind=front,
                 http_port=http_port,

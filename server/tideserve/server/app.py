@@ -58,7 +58,8 @@ class App:
         self._is_ready_said = False
         self._clock = time.monotonic
         self._models = ModelTable()
-        self._scheduler = Scheduler()
+        # Grows over restarts: what a replica says of an earlier server's lease fits none of ours.
+        self._scheduler = Scheduler(first_id=int(time.time() * 1000))
         self._front = make_front(
             settings.front_kind,
             [(method.path, method.kind) for method in methods.ALL]
@@ -209,17 +210,24 @@ class App:
             reflection=ReflectionService(),
         )
 
-    def _make_autoscaler(self, token: str) -> AutoscalerChild:
-        settings = self._settings
-        host = settings.front.host
+    def _own_address(self) -> str:
+        """Where replicas and the autoscaler on this machine dial."""
+        socket = self._settings.front.own_socket(self._front.port)
+        if socket is not None:
+            return f"unix:{socket}"
+        host = self._settings.front.host
         if host in ("0.0.0.0", "::", "[::]"):  # noqa: S104 - compared, not bound
             host = "127.0.0.1"
+        return f"{host}:{self._front.port}"
+
+    def _make_autoscaler(self, token: str) -> AutoscalerChild:
+        settings = self._settings
         command = [
             sys.executable,
             "-m",
             "tideserve.autoscaler",
             "--child",
-            f"--address={host}:{self._front.port}",
+            f"--address={self._own_address()}",
             f"--replicas={settings.replicas}",
             f"--state-dir={self._state_folder / f'replicas-{self._front.port}'}",
             f"--log-level={settings.log_level}",

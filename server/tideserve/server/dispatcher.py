@@ -42,6 +42,7 @@ logger = logging.getLogger(__name__)
 
 MAX_EVENTS: Final = 256
 TICK_S: Final = 0.05
+MAX_BEHIND_S: Final = 1.0
 
 Handler = Callable[[Call, float], Iterable[Action] | None]
 Cancelled = Callable[[int, float], Iterable[Action] | None]
@@ -69,6 +70,7 @@ class Dispatcher:
         self._clock = clock
         self._seen_changes = -1
         self._next_tick_s = 0.0
+        self._last_tick_s = 0.0
         self._reflections: set[int] = set()
         self._routes = self._make_routes()
         self._guarded = {method.path for method in methods.REPLICA + methods.CONTROL}
@@ -82,7 +84,10 @@ class Dispatcher:
         for event in events:
             self._on_event(event, now_s)
         self._mailbox.run()
-        if now_s >= wakeup_s:
+        # A full batch of events: beats may wait behind it, so nobody is judged silent yet.
+        is_behind = len(events) == MAX_EVENTS and now_s < self._last_tick_s + MAX_BEHIND_S
+        if now_s >= wakeup_s and not is_behind:
+            self._last_tick_s = now_s
             self._perform(self._scheduler.on_tick(now_s), now_s)
         self._perform(self._scheduler.assign(now_s), now_s)
         if now_s >= self._next_tick_s:

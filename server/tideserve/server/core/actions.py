@@ -47,7 +47,8 @@ class RefuseCall(NamedTuple):
 class Complete(NamedTuple):
     """The lease's result arrived: these requests get their rows, in this order.
 
-    Each entry is (request, its first row in the batch).
+    Each entry is (request, its first row in the batch). With preserve_ordering a lease may
+    have several of these, the first perhaps without answers; `lease` keeps its outputs.
     """
 
     lease: Lease

@@ -107,7 +107,12 @@ class TlsFiles:
 
 @dataclass(frozen=True, slots=True)
 class FrontSettings:
-    """What both fronts understand; `max_connections` and `tls` need the grpcio front."""
+    """What both fronts understand; `max_connections` and `tls` need the grpcio front.
+
+    With `tls`, this machine's own replicas and autoscaler come in plain text over the unix
+    socket `own_socket(port)`, in a folder that only this user can enter: they have no
+    certificates to show.
+    """
 
     host: str = "127.0.0.1"
     port: int = 8001
@@ -117,3 +122,10 @@ class FrontSettings:
     keepalive_time_s: float = 7200.0
     keepalive_timeout_s: float = 20.0
     tls: TlsFiles | None = None
+    own_folder: Path | None = None
+
+    def own_socket(self, port: int) -> Path | None:
+        """Where our own processes reach a server with TLS; None where they use the port."""
+        if self.tls is None or self.own_folder is None:
+            return None
+        return self.own_folder / f"front-{port}.sock"

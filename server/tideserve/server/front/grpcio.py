@@ -27,7 +27,12 @@ from tideserve.server.front import (
     StreamMessage,
 )
 from tideserve.server.front.event_queue import EventQueue
-from tideserve.server.front.grpcio_server import bind, server_credentials, server_options
+from tideserve.server.front.grpcio_server import (
+    bind,
+    bind_own_socket,
+    server_credentials,
+    server_options,
+)
 from tideserve.server.front.refusal import (
     answer_too_large,
     reads_too_slowly,
@@ -238,6 +243,8 @@ class GrpcioFront:
         server.add_generic_rpc_handlers((_Handlers(self._handlers),))
         try:
             port = bind(server, self._settings, self._address, credentials)
+            if self._address is None:
+                bind_own_socket(server, self._settings, port)
             await server.start()
         except BaseException as error:  # noqa: BLE001
             # start() raises it in the thread that waits for it.

@@ -5,6 +5,7 @@ from typing import Final
 import grpc
 import grpc.aio
 
+from tideserve.server.errors import StartError
 from tideserve.server.front import FrontSettings
 from tideserve.server.front.address import bind_error, host_port, why_unbindable
 from tideserve.server.front.certificates import read_tls_files
@@ -44,6 +45,22 @@ def bind(
             raise bind_error(address, 0, None, str(error)) from error
         number, reason = why_unbindable(settings.host, settings.port)
         raise bind_error(settings.host, settings.port, number, reason or str(error)) from error
+
+
+def bind_own_socket(server: grpc.aio.Server, settings: FrontSettings, port: int) -> None:
+    """Beside TLS, the plain unix socket of our own processes. Raises `StartError`."""
+    path = settings.own_socket(port)
+    if path is None:
+        return
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.parent.chmod(0o700)
+        server.add_insecure_port(f"unix:{path}")
+    except (OSError, RuntimeError) as error:
+        raise StartError(
+            f"the socket {path} of the server's own replicas cannot be bound: {error}; a path "
+            "may have at most 107 bytes: set XDG_RUNTIME_DIR to a shorter one"
+        ) from error
 
 
 def server_options(settings: FrontSettings, address: str | None) -> list[tuple[str, int]]:

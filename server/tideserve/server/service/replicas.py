@@ -59,7 +59,6 @@ _CAUSES: Final = {
     BatchFailure.MODEL_ERROR: FailureCause.MODEL_ERROR,
     BatchFailure.BAD_OUTPUT: FailureCause.BAD_OUTPUT,
     BatchFailure.OUT_OF_MEMORY: FailureCause.OUT_OF_MEMORY,
-    BatchFailure.DEVICE_LOST: FailureCause.MODEL_ERROR,
 }
 
 
@@ -144,11 +143,19 @@ class ReplicaService:
         exchange = Exchange(call.call_id, message.sequence, now_s)
         replica = self._scheduler.members.living(message.replica_id, message.epoch)
         held = {} if replica is None else replica.leases
-        outcomes = [self._read_outcome(outcome, held) for outcome in message.outcomes]
+        outcomes = [
+            self._read_outcome(outcome, held)
+            for outcome in message.outcomes
+            if outcome.failure.kind != BatchFailure.DEVICE_LOST
+        ]
         self._exchanges[call.call_id] = message.replica_id
-        return self._scheduler.on_exchange(
+        actions = self._scheduler.on_exchange(
             message.replica_id, message.epoch, exchange, outcomes, now_s, want=message.want
         )
+        if len(outcomes) < len(message.outcomes) and replica is not None:
+            # Its process ends after this; another replica computes what it held.
+            actions += self._scheduler.on_lost(message.replica_id, now_s, "its device failed")
+        return actions
 
     def on_beat(self, call: Call, now_s: float) -> list[Action]:
         """Proof of life, and news of the start-up."""
