@@ -16,8 +16,9 @@ from benchmarks.h2load import CALLERS
 from benchmarks.peers import triton
 from benchmarks.peers.echo import GrpcioEcho
 from benchmarks.peers.peer import Peer
+from benchmarks.peers.setup import TIDESERVE_SETUPS, TRITON_SETUPS, Setup
 from benchmarks.peers.tideserve import Tideserve
-from benchmarks.peers.triton import SETUPS, Setup, Triton
+from benchmarks.peers.triton import Triton
 from benchmarks.perf_analyzer import CONCURRENCIES, Analysis, analyze
 from benchmarks.report import analysis_table, load_table, write_json
 from benchmarks.rounds import Measured, run_rounds
@@ -92,7 +93,7 @@ def _is_analyzed(peer: Peer, names: Sequence[str]) -> bool:
 def _peers(options: argparse.Namespace) -> list[Peer]:
     peers: list[Peer] = []
     if "tideserve" in options.peers:
-        peers += [Tideserve(replicas, FOLDER) for replicas in options.replicas]
+        peers += [Tideserve(setup, FOLDER) for setup in options.tideserve]
     if "triton" in options.peers:
         peers += [Triton(setup, FOLDER) for setup in options.triton]
     if "grpcio" in options.peers:
@@ -124,13 +125,13 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--parts", type=_names(PARTS), help=",".join(PARTS))
     parser.add_argument("--workloads", type=_names(tuple(WORKLOADS)), default=list(WORKLOADS))
     parser.add_argument("--callers", type=_counts, default=[64, 1], help="64,1")
-    parser.add_argument("--replicas", type=_counts, default=[1], help="of Tideserve, e.g. 1,2")
-    parser.add_argument(
-        "--triton",
-        type=_setups,
-        default=list(SETUPS),
-        help=f"INSTANCES:QUEUE_DELAY_US, default {','.join(map(str, SETUPS))}",
-    )
+    for name, setups in (("--tideserve", TIDESERVE_SETUPS), ("--triton", TRITON_SETUPS)):
+        parser.add_argument(
+            name,
+            type=_setups,
+            default=list(setups),
+            help=f"INSTANCES:QUEUE_DELAY_US, default {','.join(map(str, setups))}",
+        )
     options = parser.parse_args(arguments)
     unknown = set(options.callers) - set(CALLERS)
     if unknown:

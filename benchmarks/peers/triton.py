@@ -9,13 +9,13 @@ tensors, which is why answers are checked and its environment is its own.
 import os
 import shutil
 import subprocess
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import grpc
 
 from benchmarks.errors import NotInstalledError
+from benchmarks.peers.setup import Setup
 from benchmarks.process import ServerProcess, free_port
 from benchmarks.workloads import MODELS, WORKLOADS, Rows, Workload
 from tideserve.v1.inference_pb2 import ServerReadyRequest, ServerReadyResponse
@@ -32,23 +32,6 @@ _ASK_PYTHON: Final = (
 
 def is_installed() -> bool:
     return any(ENVIRONMENT.glob("lib/python3*/site-packages/pytriton/tritonserver/bin"))
-
-
-@dataclass(frozen=True, slots=True)
-class Setup:
-    """`instances` of each model; a batch waits up to `queue_delay_us` to fill."""
-
-    instances: int
-    queue_delay_us: int
-
-    def __str__(self) -> str:
-        """As on the command line."""
-        return f"{self.instances}:{self.queue_delay_us}"
-
-
-# Measured: the delay gives the highest rate with many callers (half as much again as none),
-# no delay the lowest latency with one. Without dynamic batching rates fall by half.
-SETUPS: Final = (Setup(1, 0), Setup(1, 1000), Setup(2, 1000))
 
 
 class Triton:
