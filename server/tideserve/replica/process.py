@@ -230,7 +230,7 @@ class Process:
         if end is LifeLineEnd.HOPELESS:
             raise LeaveError(ExitCode.UNREACHABLE, detail)
         if end is LifeLineEnd.REFUSED and life.epoch:
-            raise LeaveError(ExitCode.LIFE_OVER, detail)
+            raise self._refused(detail)
         raise LifeOverError(f"the life line ended: {detail}")
 
     def _on_exchanges_ended(self, end: End, detail: str) -> None:
@@ -241,11 +241,17 @@ class Process:
             case End.DEVICE_LOST:
                 raise LeaveError(ExitCode.DEVICE_LOST, "the device is lost")
             case End.REFUSED:
-                raise LeaveError(ExitCode.LIFE_OVER, detail)
+                raise self._refused(detail)
             case End.BROKEN:
                 raise LifeOverError(f"Exchanges broke: {detail}")
             case _:
                 assert_never(end)
+
+    def _refused(self, detail: str) -> LeaveError:
+        """The frontend ends the life of a replica that told of a lost device."""
+        if isinstance(self._result, Loaded) and self._result.runner.device_lost:
+            return LeaveError(ExitCode.DEVICE_LOST, "the device is lost")
+        return LeaveError(ExitCode.LIFE_OVER, detail)
 
     # --- the model ----------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ import pytest
 
 from tideserve.server.errors import AddressInUseError, StartError
 from tideserve.server.front import (
+    ANSWER_HEAD_BYTES,
     Call,
     Cancel,
     Event,
@@ -202,10 +203,11 @@ def test_an_answer_over_the_limit_is_refused_with_both_sizes(
     front: OwnedFront, client: Client
 ) -> None:
     future = client.unary.future(b"", timeout=WAIT_S)
-    front.respond(take_call(front).call_id, bytes(LIMIT_BYTES + 1))
+    answer_bytes = LIMIT_BYTES + ANSWER_HEAD_BYTES + 1
+    front.respond(take_call(front).call_id, bytes(answer_bytes))
     error = failure(future)
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert str(LIMIT_BYTES + 1) in (error.details() or "")
+    assert str(answer_bytes) in (error.details() or "")
     echo(front, client)
 
 

@@ -8,7 +8,10 @@ mean is the service's business. One thread, the dispatcher's, calls everything h
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
+
+# Names, shapes and counts of a lease or an answer; a megabyte is thousands of tensors.
+ANSWER_HEAD_BYTES: Final = 1024 * 1024
 
 Metadata = tuple[tuple[str, str | bytes], ...]
 
@@ -123,6 +126,12 @@ class FrontSettings:
     keepalive_timeout_s: float = 20.0
     tls: TlsFiles | None = None
     own_folder: Path | None = None
+
+    @property
+    def max_answer_bytes(self) -> int:
+        """Of what the server sends: a lease repeats a request's tensors under a head of its
+        own, and must pass wherever the request did."""
+        return self.max_message_bytes + ANSWER_HEAD_BYTES
 
     def own_socket(self, port: int) -> Path | None:
         """Where our own processes reach a server with TLS; None where they use the port."""

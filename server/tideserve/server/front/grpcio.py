@@ -141,7 +141,7 @@ class GrpcioFront:
 
     def respond(self, call_id: int, payload: bytes) -> bool:
         """Answers a unary call. False: the call is already gone."""
-        limit_bytes = self._settings.max_message_bytes
+        limit_bytes = self._settings.max_answer_bytes
         if len(payload) > limit_bytes:
             return self.fail(call_id, answer_too_large(len(payload), limit_bytes))
         call = self._calls.get(call_id)
@@ -162,7 +162,7 @@ class GrpcioFront:
         if stream is None:
             return False
         assert isinstance(stream, _Stream), "a unary call is answered by respond"
-        limit_bytes = self._settings.max_message_bytes
+        limit_bytes = self._settings.max_answer_bytes
         if len(payload) > limit_bytes:
             self.fail(call_id, answer_too_large(len(payload), limit_bytes))
             return False

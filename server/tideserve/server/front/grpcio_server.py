@@ -69,7 +69,7 @@ def server_options(settings: FrontSettings, address: str | None) -> list[tuple[s
     options = [
         ("grpc.so_reuseport", 0),  # or a second server would silently share the port
         ("grpc.max_receive_message_length", settings.max_message_bytes),
-        ("grpc.max_send_message_length", settings.max_message_bytes),
+        ("grpc.max_send_message_length", settings.max_answer_bytes),
         ("grpc.max_concurrent_streams", settings.max_concurrent_streams),
         ("grpc.keepalive_time_ms", round(settings.keepalive_time_s * 1000)),
         ("grpc.keepalive_timeout_ms", round(settings.keepalive_timeout_s * 1000)),

@@ -156,9 +156,9 @@ class NativeFront:
         """Answers a unary call. False: the call is already gone."""
         if call_id < 0:
             return self._fallback is not None and self._fallback.respond(call_id, payload)
-        if len(payload) > self._settings.max_message_bytes:
+        if len(payload) > self._settings.max_answer_bytes:
             return self.fail(
-                call_id, answer_too_large(len(payload), self._settings.max_message_bytes)
+                call_id, answer_too_large(len(payload), self._settings.max_answer_bytes)
             )
         self._open.discard(call_id)
         return self._server is not None and self._server.respond(call_id, payload)
@@ -185,7 +185,7 @@ class NativeFront:
             return self._fallback is not None and self._fallback.send(call_id, payload)
         if call_id not in self._open or self._server is None:
             return False
-        limit_bytes = self._settings.max_message_bytes
+        limit_bytes = self._settings.max_answer_bytes
         if len(payload) > limit_bytes:
             self.fail(call_id, answer_too_large(len(payload), limit_bytes))
             return False
