@@ -11,9 +11,12 @@ again with the next call, which is harmless: an outcome for a lease that is no l
 is dropped.
 """
 
+import sys
+from bisect import bisect_right
 from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum
+from itertools import accumulate
 from typing import Final
 
 from tideserve.replica.wire import Answer, Lease
@@ -105,9 +108,13 @@ class _Sent:
 
 @dataclass(slots=True)
 class ExchangeState:
-    """Owns the numbering, the leases in hand and the outcomes not yet handed over."""
+    """Owns the numbering, the leases in hand and the outcomes not yet handed over.
+
+    One call carries outcomes of at most `max_call_bytes`, or a single one.
+    """
 
     prefetch: Prefetch = field(default_factory=Prefetch)
+    max_call_bytes: int = sys.maxsize
     draining: bool = False
     computing: Lease | None = None
     _sequence: int = 0
@@ -197,7 +204,16 @@ class ExchangeState:
 
     def _call(self, worker: Worker, *, want: bool) -> Call:
         self._sequence += 1
-        call = Call(self._sequence, tuple(self._outcomes), want)
-        self._outcomes.clear()
+        outcomes = self._take_outcomes()
+        # What is left goes with the next call, so this one must not wait for a lease.
+        call = Call(self._sequence, outcomes, want and not self._outcomes)
         self._out[call.sequence] = _Sent(worker, call)
         return call
+
+    def _take_outcomes(self) -> tuple[bytes, ...]:
+        """Those that the next call carries, from the oldest."""
+        ends = list(accumulate(map(len, self._outcomes)))
+        count = max(bisect_right(ends, self.max_call_bytes), min(1, len(ends)))
+        taken = tuple(self._outcomes[:count])
+        del self._outcomes[:count]
+        return taken

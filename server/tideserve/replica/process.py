@@ -33,6 +33,7 @@ from tideserve.replica.exchanger import BusyClock, End, Exchanger
 from tideserve.replica.life import DEFAULT_BEAT_INTERVAL_S, LeaveError, Life, LifeOverError
 from tideserve.replica.link import Link
 from tideserve.replica.loading import Assignment, Loaded, NotLoaded, load
+from tideserve.replica.runner import FRAME_BYTES
 from tideserve.replica.settings import Device, ExitCode, ReplicaSettings
 from tideserve.replica.wire import RequestWriter
 from tideserve.v1.model_config_pb2 import ModelConfig
@@ -287,7 +288,10 @@ class Process:
         exchanger = Exchanger(
             life.link,
             loaded.runner,
-            ExchangeState(Prefetch(enabled=self._settings.prefetch)),
+            ExchangeState(
+                Prefetch(enabled=self._settings.prefetch),
+                max_call_bytes=life.max_message_bytes - FRAME_BYTES,
+            ),
             RequestWriter(self._settings.replica_id, life.epoch),
             max_message_bytes=life.max_message_bytes,
             busy=self._busy,

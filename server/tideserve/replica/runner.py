@@ -30,8 +30,8 @@ from tideserve.replica.wire import (
 )
 
 _LOG: Final = logging.getLogger(__name__)
-# Room in a message for what is around an outcome: the replica's id and numbers.
-_FRAME_BYTES: Final = 4096
+# Room in a message for what is around its outcomes: the replica's id and numbers.
+FRAME_BYTES: Final = 4096
 
 
 class Runner:
@@ -64,8 +64,10 @@ class Runner:
         except Exception as error:  # noqa: BLE001 - whatever it is, it fails this batch only
             _LOG.error("a batch failed outside the model", exc_info=error)
             return self._failure(lease, classify(error), times)
-        if len(outcome) > max_message_bytes - _FRAME_BYTES:
-            too_large = BadOutputError(
+        if len(outcome) > max_message_bytes - FRAME_BYTES:
+            # Fewer rows may fit: as out of memory, the frontend tries again with half of them.
+            kind = ModelMemoryError if lease.rows > 1 else BadOutputError
+            too_large = kind(
                 f"expected outputs of less than {max_message_bytes} bytes (the frontend's "
                 f"message limit), got {len(outcome)}"
             )

@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 # After the admitted requests: how long replicas and the autoscaler may take to leave.
 RELEASE_TIMEOUT_S = 15.0
+# The same once nobody waits for them: a frozen one is LOST after a second, and killed.
+HURRIED_RELEASE_TIMEOUT_S = 3.0
 CHORES_S = 0.05
 
 
@@ -136,20 +138,32 @@ class App:
     # --- inside ---------------------------------------------------------------------------
 
     def _stop(self, dispatcher: Dispatcher, autoscaler: AutoscalerChild) -> None:
-        logger.info("stopping: finishing %d calls", self._services.inference.open_calls)
+        inference, replicas = self._services.inference, self._services.replicas
+        logger.info("stopping: finishing %d calls", inference.open_calls)
         dispatcher.announce_stop()
         self._turn_until(
-            lambda: not self._services.inference.open_calls, self._settings.shutdown_timeout_s
+            lambda: not inference.open_calls or self._stop_signals > 1,
+            self._settings.shutdown_timeout_s,
         )
         autoscaler.ask_to_stop()
-        self._turn_until(autoscaler.has_ended, RELEASE_TIMEOUT_S)
+        if not inference.open_calls:
+            self._turn_until(
+                lambda: autoscaler.has_ended() or self._stop_signals > 1, RELEASE_TIMEOUT_S
+            )
+        # What still computes is waited for no longer; nor do replicas that no autoscaler has.
+        if inference.open_calls:
+            logger.warning("stopping with %d calls unanswered", inference.open_calls)
+        replicas.stop_all("the server stops")
+        self._turn_until(
+            lambda: autoscaler.has_ended() and not replicas.joined, HURRIED_RELEASE_TIMEOUT_S
+        )
         self._close()
         logger.info("stopped")
 
     def _turn_until(self, is_done: Callable[[], bool], timeout_s: float) -> None:
         assert self._dispatcher is not None
         deadline_s = self._clock() + timeout_s
-        while not is_done() and self._clock() < deadline_s and self._stop_signals < 2:
+        while not is_done() and self._clock() < deadline_s:
             self._dispatcher.turn()
 
     def _close(self) -> None:

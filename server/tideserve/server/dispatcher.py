@@ -123,13 +123,18 @@ class Dispatcher:
                 case _:
                     assert_never(event)
         except TideserveError as error:
-            self._front.fail(event.call_id, status_of(error))
+            self._fail(event.call_id, status_of(error), now_s)
         except Exception:
             # The boundary of one call: a mistake of ours fails it and nothing else.
             logger.exception("a call failed inside the server")
-            self._front.fail(
-                event.call_id, Status(Code.INTERNAL, "the server failed on this call; see its log")
-            )
+            status = Status(Code.INTERNAL, "the server failed on this call; see its log")
+            self._fail(event.call_id, status, now_s)
+
+    def _fail(self, call_id: int, status: Status, now_s: float) -> None:
+        """Ends a call, which the services may know already, and has them forget it: a call
+        that the server ends gets no `Cancel`."""
+        self._front.fail(call_id, status)
+        self._on_cancel(call_id, now_s)
 
     def _on_call(self, call: Call, now_s: float) -> None:
         handler = self._routes.get(call.path)

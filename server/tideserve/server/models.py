@@ -192,9 +192,14 @@ class ModelTable:
             for key in keys
         )
 
+    def wanted(self, name: str) -> frozenset[ModelKey]:
+        """The entries that should serve this model; none if it is not to be served."""
+        return self._wanted.get(name, frozenset())
+
     def all_ready(self) -> bool:
-        """Every model that should be served is."""
-        return not self.broken and all(
+        """Every model that should be served is; one whose new files are broken goes on with
+        the old ones."""
+        return all((name, "") in self._bindings for name in self.broken) and all(
             (key.name, str(key.version)) in self._bindings
             for wanted in self._wanted.values()
             for key in wanted
@@ -221,12 +226,13 @@ class ModelTable:
         )
 
     def _retire_replaced(self, name: str) -> None:
-        """Entries that are no longer wanted leave once all that are wanted have taken over."""
-        wanted = self._wanted.get(name, frozenset())
-        if any(self.entries[key].state is not ModelState.READY for key in wanted):
-            return
+        """Entries that are no longer wanted leave once all that are wanted have taken over;
+        those that serve nothing leave at once."""
+        wanted = self.wanted(name)
+        taken_over = all(self.entries[key].state is ModelState.READY for key in wanted)
         for entry in self.of_model(name):
-            if entry.key not in wanted and entry.state is not ModelState.RETIRING:
+            leaves = taken_over or entry.state is not ModelState.READY
+            if leaves and entry.key not in wanted and entry.state is not ModelState.RETIRING:
                 entry.enter(ModelState.RETIRING, "replaced by newer files")
 
     def _changed(self) -> None:

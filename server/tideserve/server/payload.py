@@ -40,6 +40,9 @@ TYPED_CONTENTS: Final[dict[str, tuple[str, str]]] = {
     "BYTES": ("bytes_contents", ""),
 }
 MAX_ELEMENTS: Final = 1 << 40
+MAX_NUMBER: Final = (1 << 64) - 1
+# Dimensions that a sentence shows of a shape.
+SHOWN_DIMS: Final = 16
 SHARED_MEMORY: Final = "shared_memory_region"
 
 
@@ -112,7 +115,8 @@ def fill(plan: InferPlan, raw: Sequence[Buffer]) -> InferInputs | None:
         content = raw[at]
         size = len(content)
         if tensor.data_bytes is None:
-            if _count_bytes_elements(content) != prod(tensor.shape):
+            elements = prod(tensor.shape)
+            if _count_bytes_elements(content, elements) != elements:
                 return None
         elif size != tensor.data_bytes:
             return None
@@ -174,8 +178,7 @@ def _read_data(
         raise InvalidRequestError(
             f"{where}: expected datatype {expected.datatype}, got '{tensor.datatype}'"
         )
-    shape = tuple(tensor.shape)
-    _check_shape(expected, shape, spec)
+    shape = _read_shape(tensor.shape, expected, spec)
     if raw is None:
         raw = _pack(tensor.contents, expected, shape, spec)
     elif tensor.HasField("contents"):
@@ -186,16 +189,18 @@ def _read_data(
     return raw
 
 
-def _check_shape(expected: TensorSpec, shape: tuple[int, ...], spec: ModelSpec) -> None:
-    dims = shape[1:] if spec.max_batch_size else shape
-    fits = (
-        len(dims) == len(expected.dims)
-        and (not spec.max_batch_size or len(shape) > 0)
-        and all(want in (-1, got) for want, got in zip(expected.dims, dims, strict=True))
-    )
-    # 2**40 elements cannot fit a message: such a shape is not worth multiplying further.
-    if not fits or min(shape, default=0) < 0 or prod(shape) > MAX_ELEMENTS:
-        wanted = ([-1] if spec.max_batch_size else []) + list(expected.dims)
+def _read_shape(given: Sequence[int], expected: TensorSpec, spec: ModelSpec) -> tuple[int, ...]:
+    """The checked shape. One of the wrong rank is not even copied: it may have millions of
+    dimensions."""
+    wanted = [-1, *expected.dims] if spec.max_batch_size else [*expected.dims]
+    shape = tuple(given) if len(given) == len(wanted) else None
+    # 2**40 elements cannot fit a message. Sizes beside a 0 count too: numpy refuses an empty
+    # array whose other sizes are absurd.
+    if (
+        shape is None
+        or not all(got >= 0 and want in (-1, got) for want, got in zip(wanted, shape, strict=True))
+        or prod(max(1, size) for size in shape) > MAX_ELEMENTS
+    ):
         rows = (
             f", its first dimension being the rows (1 to {spec.max_batch_size})"
             if spec.max_batch_size
@@ -203,8 +208,17 @@ def _check_shape(expected: TensorSpec, shape: tuple[int, ...], spec: ModelSpec) 
         )
         raise InvalidRequestError(
             f"model '{spec.name}', input '{expected.name}': expected shape {wanted}{rows}, "
-            f"got {list(shape)}"
+            f"got {_shown(given)}"
         )
+    return shape
+
+
+def _shown(shape: Sequence[int]) -> str:
+    """A shape in a sentence, of which only the beginning if it is absurdly long."""
+    if len(shape) <= SHOWN_DIMS:
+        return str(list(shape))
+    sizes = ", ".join(map(str, shape[:SHOWN_DIMS]))
+    return f"[{sizes}, ...] of {len(shape)} dimensions"
 
 
 def _check_size(expected: TensorSpec, shape: tuple[int, ...], data: bytes, spec: ModelSpec) -> None:
@@ -218,23 +232,27 @@ def _check_size(expected: TensorSpec, shape: tuple[int, ...], data: bytes, spec:
                 f"got {len(data)}"
             )
         return
-    count = _count_bytes_elements(data)
+    count = _count_bytes_elements(data, elements)
     if count != elements:
-        what = "length prefixes that do not fit the data" if count < 0 else f"{count}"
+        if count < 0:
+            what = "length prefixes that do not fit the data"
+        else:
+            what = f"{count}" if count < elements else f"more, in {len(data)} bytes"
         raise InvalidRequestError(
             f"model '{spec.name}', input '{expected.name}': expected {elements} BYTES elements "
             f"for shape {list(shape)}, each with a 4-byte little-endian length, got {what}"
         )
 
 
-def _count_bytes_elements(data: Buffer) -> int:
-    """Elements of a BYTES tensor; -1 if the lengths do not add up."""
+def _count_bytes_elements(data: Buffer, expected: int) -> int:
+    """Elements of a BYTES tensor, one too many for any number above `expected`; -1 if the
+    lengths do not add up."""
     at = count = 0
     end = len(data)
-    while at + 4 <= end:
+    while at + 4 <= end and count <= expected:
         at += 4 + unpack_from("<I", data, at)[0]
         count += 1
-    return count if at == end else -1
+    return count if at == end or count > expected else -1
 
 
 def _pack(
@@ -334,20 +352,14 @@ def _read_timeout_s(message: ModelInferRequest) -> float | None:
 
 def _whole_number(parameter: InferParameter, name: str) -> int:
     choice = parameter.WhichOneof("parameter_choice")
-    value: int | str = -1
-    match choice:
-        case "int64_param":
-            value = parameter.int64_param
-        case "uint64_param":
-            value = parameter.uint64_param
-        case "string_param":
-            # Triton's HTTP bridge and some clients send numbers as text.
-            text = parameter.string_param
-            value = int(text) if text.isascii() and text.isdecimal() else text
-    if not isinstance(value, int) or value < 0:
+    value = None if choice is None else getattr(parameter, choice)
+    # Triton's HTTP bridge and some clients send numbers as text.
+    if isinstance(value, str) and len(value) <= len(str(MAX_NUMBER)):
+        value = int(value) if value.isascii() and value.isdecimal() else value
+    if type(value) is not int or not 0 <= value <= MAX_NUMBER:
         raise InvalidRequestError(
-            f"parameter '{name}': expected a whole number of at least 0 in int64_param, "
-            f"got {value!r} in {choice}"
+            f"parameter '{name}': expected a whole number from 0 to {MAX_NUMBER} in int64_param, "
+            f"got {value!r} in {choice or 'none'}"
         )
     return value
 
@@ -397,6 +409,7 @@ class OutputTensor:
         self._data = memoryview(tensor.data)
         self._row_bytes = 0
         self._offsets: list[int] | None = None
+        self._check(spec)
         if not spec.max_batch_size:
             self._row_bytes = len(self._data)
             return
@@ -420,6 +433,22 @@ class OutputTensor:
             raise ValueError(
                 f"output '{self.name}': expected {expected_bytes} bytes for {self.datatype} "
                 f"{list(self.shape)}, got {len(self._data)}"
+            )
+
+    def _check(self, spec: ModelSpec) -> None:
+        """That there is such an output, of this datatype and of a shape at all."""
+        known = {output.name: output.datatype for output in spec.outputs}
+        if self.name not in known:
+            raise ValueError(f"expected output {_names(spec.outputs)}, got '{self.name}'")
+        if self.datatype != known[self.name]:
+            raise ValueError(
+                f"output '{self.name}': expected datatype {known[self.name]}, "
+                f"got '{self.datatype}'"
+            )
+        if min(self.shape, default=0) < 0:
+            raise ValueError(
+                f"output '{self.name}': expected a shape of sizes of 0 or more, "
+                f"got {list(self.shape)}"
             )
 
     def rows(self, first_row: int, rows: int, *, batched: bool) -> memoryview:

@@ -19,6 +19,8 @@ from tideserve.v1.inference_pb2 import ModelInferRequest
 MAX_PLANS: Final = 1024
 # A head longer than this is not worth its memory.
 MAX_HEAD_BYTES: Final = 4096
+# With more fields than this a request is nothing that clients send, and not worth this loop.
+MAX_FIELDS: Final = 4096
 # Below this, copying a content costs less than a view on it.
 COPY_BYTES: Final = 1024
 
@@ -98,7 +100,9 @@ def take_apart(payload: bytes) -> Cut | None:
     raw: list[Buffer] = []
     view: memoryview | None = None
     try:
-        while at < end:
+        for _ in range(MAX_FIELDS):
+            if at >= end:
+                break
             begin = at
             tag = payload[at]
             length = payload[at + 1]
@@ -122,6 +126,8 @@ def take_apart(payload: bytes) -> Cut | None:
                 request_id = payload[at:stop].decode()
                 id_begin, id_end = begin, stop
             at = stop
+        else:
+            return None
     except (IndexError, UnicodeDecodeError):
         return None
     if not raw:

@@ -30,7 +30,7 @@ from tideserve.server.front import Call, Front, StreamMessage
 from tideserve.server.models import ModelEntry, ModelTable
 from tideserve.server.payload import BatchOutputs, InferInputs
 from tideserve.server.plans import PlanCache
-from tideserve.server.service.messages import parse, status_of
+from tideserve.server.service.messages import parse, sentence_of, status_of
 from tideserve.server.wire import embedded
 from tideserve.v1.inference_pb2 import ModelInferRequest, ModelStreamInferResponse
 from tideserve.v1.metadata import STREAM_STATUS_PARAMETER
@@ -274,7 +274,7 @@ _INFER_RESPONSE: Final = ModelStreamInferResponse.INFER_RESPONSE_FIELD_NUMBER
 
 
 def _stream_error(error: TideserveError, model_name: str, client_id: str) -> bytes:
-    response = ModelStreamInferResponse(error_message=str(error))
+    response = ModelStreamInferResponse(error_message=sentence_of(error))
     response.infer_response.parameters[STREAM_STATUS_PARAMETER].int64_param = code_of(error)
     response.infer_response.model_name = model_name
     response.infer_response.id = client_id
@@ -299,7 +299,7 @@ def _failure(entry: ModelEntry, cause: FailureCause, detail: str) -> TideserveEr
         case FailureCause.BAD_OUTPUT:
             return ModelFailedError(f"{model} gave outputs that do not fit: {detail}")
         case FailureCause.OUT_OF_MEMORY:
-            return ModelFailedError(f"{model} ran out of memory on this request alone: {detail}")
+            return ModelFailedError(f"{model} cannot compute this request, even alone: {detail}")
         case FailureCause.KILLS_REPLICAS:
             return ModelFailedError(
                 f"{model}: two replicas died while this request was all they ran; it is not "

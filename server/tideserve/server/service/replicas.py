@@ -244,6 +244,16 @@ class ReplicaService:
         """Tells a replica to leave at once."""
         self._command(replica_id, Command(stop=Stop(reason=reason)))
 
+    def stop_all(self, reason: str) -> None:
+        """Tells every replica to leave at once, whatever it computes."""
+        for replica_id in self._calls:
+            self.stop(replica_id, reason)
+
+    @property
+    def joined(self) -> int:
+        """Replicas with a life line."""
+        return len(self._calls)
+
     def forget(self, replica_id: str) -> None:
         """Its process is known to have ended."""
         self.changes += 1

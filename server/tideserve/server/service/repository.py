@@ -7,13 +7,13 @@ Files are read on one worker thread; its findings come back to the dispatcher's 
 import logging
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Final, TypeVar
 
 from tideserve.server.errors import (
     InvalidRequestError,
+    ModelConfigError,
     NotFoundError,
     RepositoryError,
     TideserveError,
@@ -47,12 +47,6 @@ class ModelControl(Enum):
     EXPLICIT = "explicit"
 
 
-@dataclass(slots=True)
-class _LoadWaiter:
-    name: str
-    keys: frozenset[ModelKey]
-
-
 class RepositoryService:
     """Owns the worker thread and the loads that callers wait for."""
 
@@ -69,7 +63,7 @@ class RepositoryService:
         self._models = models
         self._front = front
         self._post = post
-        self._waiting: dict[int, _LoadWaiter] = {}
+        self._waiting: dict[int, str] = {}
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="repository")
         self._polling = False
         self._warned: set[tuple[str, str]] = set()
@@ -141,21 +135,23 @@ class RepositoryService:
         self._waiting.pop(call_id, None)
 
     def on_models_changed(self) -> None:
-        """Answers the loads that have ended."""
-        for call_id, waiter in list(self._waiting.items()):
-            if not self._models.is_resolved(waiter.keys):
+        """Answers the loads that have ended: with the newest files, should they have changed
+        again meanwhile."""
+        for call_id, name in list(self._waiting.items()):
+            keys = self._models.wanted(name)
+            if not self._models.is_resolved(keys):
                 continue
             del self._waiting[call_id]
             failed = [
                 f"{key}: {entry.reason}"
-                for key in waiter.keys
+                for key in keys
                 if (entry := self._models.entries.get(key)) is not None
                 and entry.state is ModelState.UNAVAILABLE
             ]
-            if failed:
-                error = UnavailableError(
-                    f"model '{waiter.name}' could not be loaded: {'; '.join(failed)}"
-                )
+            if failed or not keys:
+                why = "; ".join(failed) or "it was unloaded meanwhile"
+                kind = ModelConfigError if failed else UnavailableError
+                error = kind(f"model '{name}' could not be loaded: {why}")
                 self._front.fail(call_id, status_of(error))
             else:
                 answer = RepositoryModelLoadResponse()
@@ -191,9 +187,8 @@ class RepositoryService:
         if found.error is not None:
             self._models.load(found)
             raise InvalidRequestError(f"model '{name}' cannot be loaded: {found.error}")
-        keys = self._load(found)
-        self._models.retry(keys)
-        self._waiting[call_id] = _LoadWaiter(name, keys)
+        self._models.retry(self._load(found))
+        self._waiting[call_id] = name
         self.on_models_changed()
 
     def _poll(self) -> None:
@@ -232,22 +227,37 @@ class RepositoryService:
 
     def _index(self, call_id: int, found: RepositoryScan, *, ready_only: bool) -> None:
         answer = RepositoryIndexResponse()
-        listed = set()
-        for entry in self._models.entries.values():
-            listed.add(entry.key.name)
-            if not ready_only or entry.state is ModelState.READY:
+        rows = self._rows()
+        for (name, version), (state, reason) in rows.items():
+            if not ready_only or state is ModelState.READY:
                 answer.models.add(
-                    name=entry.key.name,
-                    version=str(entry.key.version),
-                    state=_INDEX_STATES[entry.state],
-                    reason=entry.reason,
+                    name=name, version=str(version), state=_INDEX_STATES[state], reason=reason
                 )
         if not ready_only:
+            listed = {name for name, _ in rows}
             for model in found.models:
                 if model.name not in listed:
                     reason = model.error or "not loaded"
                     answer.models.add(name=model.name, state="UNAVAILABLE", reason=reason)
         self._front.respond(call_id, answer.SerializeToString())
+
+    def _rows(self) -> dict[tuple[str, int], tuple[ModelState, str]]:
+        """One state a model version, whatever generations it has: that of the one that
+        serves, with the reason why newer files do not."""
+        rows: dict[tuple[str, int], tuple[ModelState, str]] = {}
+        order = list(_INDEX_STATES)
+        entries = sorted(self._models.entries.values(), key=lambda entry: order.index(entry.state))
+        for name, version, state, reason in (
+            (entry.key.name, entry.key.version, entry.state, entry.reason) for entry in entries
+        ):
+            serving, _ = rows.setdefault((name, version), (state, reason))
+            if serving is ModelState.READY and state is ModelState.UNAVAILABLE:
+                rows[name, version] = (serving, _NEWER_BROKEN.format(reason))
+        for name, version in rows:
+            state, _ = rows[name, version]
+            if name in self._models.broken and state is not ModelState.RETIRING:
+                rows[name, version] = (state, _NEWER_BROKEN.format(self._models.broken[name]))
+        return rows
 
     def _check_explicit(self, verb: str, name: str) -> None:
         if not name:
@@ -259,9 +269,11 @@ class RepositoryService:
             )
 
 
+_NEWER_BROKEN: Final = "the files as they are now cannot be served: {}"
+# The first of a version's generations in this order stands for it.
 _INDEX_STATES: Final = {
-    ModelState.LOADING: "LOADING",
     ModelState.READY: "READY",
-    ModelState.RETIRING: "UNLOADING",
+    ModelState.LOADING: "LOADING",
     ModelState.UNAVAILABLE: "UNAVAILABLE",
+    ModelState.RETIRING: "UNLOADING",
 }
