@@ -44,7 +44,7 @@ def test_a_new_autoscaler_adopts_every_replica_and_replaces_one_that_dies(server
         await _until(lambda: server.log.count("adopted replica") == adopted + REPLICAS)
         assert await asyncio.to_thread(_pids, server) == pids
         os.kill(min(pids), signal.SIGKILL)
-        await _until(lambda: len(_pids(server)) == REPLICAS and _pids(server) != pids)
+        await _until(lambda: _is_replaced(server, pids))
 
     _under_load(server, kill_it_then_a_replica)
     now = _pids(server)
@@ -62,7 +62,7 @@ def test_a_replica_that_dies_while_there_is_no_autoscaler_is_replaced_by_the_nex
     async def kill_both() -> None:
         autoscaler_of(server).kill()
         os.kill(max(pids), signal.SIGKILL)
-        await _until(lambda: len(_pids(server)) == REPLICAS and _pids(server) != pids)
+        await _until(lambda: _is_replaced(server, pids))
 
     _under_load(server, kill_both)
     assert min(pids) in _pids(server)
@@ -75,7 +75,7 @@ def test_replicas_outlive_the_forkserver_and_are_replaced_after_it(server: Serve
     async def kill_forkserver_then_a_replica() -> None:
         forkserver_of(server).kill()
         os.kill(min(pids), signal.SIGKILL)
-        await _until(lambda: len(_pids(server)) == REPLICAS and _pids(server) != pids)
+        await _until(lambda: _is_replaced(server, pids))
 
     _under_load(server, kill_forkserver_then_a_replica)
     assert max(pids) in _pids(server)
@@ -128,6 +128,11 @@ def _autoscalers(server: Server) -> int:
 
 async def _until(is_true: Callable[[], bool]) -> None:
     await asyncio.to_thread(wait_until, is_true, 20)
+
+
+def _is_replaced(server: Server, pids: set[int]) -> bool:
+    now = _pids(server)
+    return len(now) == REPLICAS and now != pids
 
 
 def _pids(server: Server) -> set[int]:

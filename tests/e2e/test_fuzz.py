@@ -1,6 +1,7 @@
 """Mutated requests among good ones, on the running server: no crash, no hang, no leak."""
 
 import asyncio
+import logging
 import os
 import random
 import secrets
@@ -25,6 +26,8 @@ from tideserve.v1.inference_pb2 import (
     ModelInferResponse,
     ModelStreamInferResponse,
 )
+
+logger = logging.getLogger(__name__)
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -71,6 +74,8 @@ TOLD: Final = frozenset(
     }
 )
 GONE: Final = frozenset({grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED})
+# grpc.aio's own words where it writes to a stream that is past its deadline.
+WRITES_TOO_LATE: Final = "Internal error from Core"
 
 
 @pytest.fixture(params=["native", "grpcio"])
@@ -158,7 +163,7 @@ class Fuzz:
             good = _good(source)
             is_mutant = source.random() < 0.5
             payload = mutator.mutate(good.payload) if is_mutant else good.payload
-            timeout_s = source.choice((0.001, 0.01, PATIENT_S, PATIENT_S, PATIENT_S))
+            timeout_s = source.choice((0.001, 0.05, *[PATIENT_S] * 6))
             call = infer(payload, timeout=timeout_s, metadata=_metadata(source))
             gives_up = source.random() < 0.1
             if gives_up:
@@ -196,7 +201,7 @@ class Fuzz:
                 good = _good(source)
                 is_mutant = source.random() < 0.5
                 requests.append((mutator.mutate(good.payload) if is_mutant else None, good))
-            timeout_s = source.choice((0.01, PATIENT_S, PATIENT_S, PATIENT_S))
+            timeout_s = source.choice((0.05, *[PATIENT_S] * 5))
             gives_up = source.random() < 0.2
             payloads = [good.payload if mutant is None else mutant for mutant, good in requests]
             call = start(iter(payloads), timeout=timeout_s, metadata=_metadata(source))
@@ -204,15 +209,14 @@ class Fuzz:
                 asyncio.get_running_loop().call_later(source.random() / 20, call.cancel)
             answers = await self._answers(call, timeout_s)
             if answers is not None and len(answers) == len(requests):
-                for payload, (mutant, good), answer in zip(
-                    payloads, requests, answers, strict=True
-                ):
-                    self._check_answer(payload, mutant is not None, good, answer)
+                for payload, request, answer in zip(payloads, requests, answers, strict=True):
+                    self._check_answer(payload, *request, answer, hurried=timeout_s < PATIENT_S)
                 continue
-            code = await call.code()
+            code, details = await call.code(), await call.details()
             self.told[f"stream {code.name}"] += 1
-            if not (code in GONE and (gives_up or timeout_s < PATIENT_S)):
-                self._is_wrong(f"stream ended with {code.name} {await call.details()} {timeout_s=} {gives_up=} {len(requests)}", b"")
+            excused = code in GONE or details == WRITES_TOO_LATE
+            if not (excused and (gives_up or timeout_s < PATIENT_S)):
+                self._is_wrong(f"stream ended with {code.name} {details}", b"")
 
     async def _answers(self, call: Any, timeout_s: float) -> list[ModelStreamInferResponse] | None:
         """None for a stream that failed."""
@@ -233,10 +237,18 @@ class Fuzz:
         return None
 
     def _check_answer(
-        self, payload: bytes, is_mutant: bool, good: Good, answer: ModelStreamInferResponse
+        self,
+        payload: bytes,
+        mutant: bytes | None,
+        good: Good,
+        answer: ModelStreamInferResponse,
+        *,
+        hurried: bool,
     ) -> None:
         self.told["stream error" if answer.error_message else "stream answer"] += 1
-        if is_mutant:
+        if hurried and "deadline" in answer.error_message:
+            return
+        if mutant is not None:
             if "server failed" in answer.error_message:
                 self._is_wrong(answer.error_message, payload)
         elif answer.error_message:
@@ -281,8 +293,8 @@ def _metadata(source: random.Random) -> tuple[tuple[str, str | bytes], ...]:
 
 @pytest.mark.timeout(240)
 def test_mutated_requests_crash_hang_and_leak_nothing(server: Server) -> None:
-    seed = secrets.randbits(32)
-    print(f"the seed is {seed}")
+    seed = int(os.environ.get("FUZZ_SEED", secrets.randbits(32)))
+    logger.warning("FUZZ_SEED=%d", seed)
     process = psutil.Process(server.pid)
     asyncio.run(_check_good(server.address))
     pids = {name: server.ready_pids(name) for name in ("identity", "pair")}
@@ -290,7 +302,7 @@ def test_mutated_requests_crash_hang_and_leak_nothing(server: Server) -> None:
 
     fuzz = Fuzz(server.address, seed)
     asyncio.run(fuzz.run(FUZZ_S / 2))
-    print(dict(fuzz.told))
+    logger.warning("told: %s", dict(fuzz.told))
     assert not fuzz.wrong
     assert fuzz.told["OK"] > UNARY_CALLERS
     assert fuzz.told["INVALID_ARGUMENT"] > UNARY_CALLERS

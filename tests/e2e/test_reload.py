@@ -281,6 +281,22 @@ def test_a_load_that_an_unload_overtakes_is_not_called_done(explicit: Server) ->
     wait_until(lambda: not _replicas(explicit, "overtaken"), 20)
 
 
+def test_a_model_that_comes_and_goes_quickly_leaves_no_replica_behind(explicit: Server) -> None:
+    name = _loaded(explicit, "hasty", 1)
+    with Client(explicit.address) as client:
+        for _ in range(10):
+            client.unload(name)
+            client.load(name)
+        client.unload(name)
+    # Some were drained before they had joined.
+    wait_until(lambda: not _replicas(explicit, name), 3, lambda: explicit.log)
+    wait_until(
+        lambda: not [it for it in explicit.processes() if it.name().startswith(name)],
+        3,
+        lambda: explicit.log,
+    )
+
+
 # --- inside ------------------------------------------------------------------------------------
 
 

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from queue import SimpleQueue
+from time import monotonic
 from typing import Any
 
 import grpc
@@ -92,10 +93,16 @@ class FakeFrontend:
     def break_life_line(self) -> None:
         self._commands.put(None)
 
-    def wait_for(self, what: Callable[[], bool], timeout_s: float = 20.0) -> None:
-        """Until `what` holds; fails the test otherwise."""
+    def wait_for(
+        self, what: Callable[[], bool], timeout_s: float = 20.0, poll_s: float | None = None
+    ) -> None:
+        """Until `what` holds; fails the test otherwise. `poll_s` for what no call tells."""
+        deadline_s = monotonic() + timeout_s
         with self._changed:
-            assert self._changed.wait_for(what, timeout_s), "it did not happen"
+            while not what():
+                left_s = deadline_s - monotonic()
+                assert left_s > 0, "it did not happen"
+                self._changed.wait(left_s if poll_s is None else min(poll_s, left_s))
 
     def news(self, kind: str) -> list[Any]:
         """What beats told of this kind: loading, ready, load_failed."""
@@ -164,10 +171,12 @@ class FakeFrontend:
         answer = ExchangeResponse(sequence=request.sequence)
         if request.want:
             self._changed.wait_for(
-                lambda: bool(self._leases)
-                or self._newest != request.sequence
-                or self._draining
-                or self._stopped,
+                lambda: (
+                    bool(self._leases)
+                    or self._newest != request.sequence
+                    or self._draining
+                    or self._stopped
+                ),
                 10.0,
             )
             if self._newest == request.sequence and self._leases:
@@ -195,9 +204,7 @@ class _Handler(grpc.GenericRpcHandler):
             ),
         }
 
-    def service(
-        self, handler_call_details: grpc.HandlerCallDetails
-    ) -> "grpc.RpcMethodHandler[Any, Any] | None":
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
         return self._methods.get(handler_call_details.method)
 
 

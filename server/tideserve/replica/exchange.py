@@ -147,10 +147,11 @@ class ExchangeState:
             return Broken.REPEAT
         return Broken.LIFE_OVER
 
-    def on_refused(self, sequence: int) -> bool:
+    def on_refused(self, sequence: int, *, repeated: bool) -> bool:
         """A call was refused as out of order or of another life. True: a newer one overtook
-        it and its outcomes wait for the next call. False: this life is over."""
-        if sequence == self._sequence:
+        it and its outcomes wait for the next call. False: this life is over, as it is for a
+        repeated call: an answer that was lost may have held a lease that nobody can name."""
+        if repeated or sequence == self._sequence:
             return False
         self._outcomes += self._out.pop(sequence).call.outcomes
         return True

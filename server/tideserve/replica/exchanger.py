@@ -186,7 +186,9 @@ class Exchanger:
 
     def _on_refused(self, call: Call, error: CallRefusedError, *, repeated: bool) -> None:
         with self._lock:
-            overtaken = self._over.is_set() or self._state.on_refused(call.sequence)
+            overtaken = self._over.is_set() or self._state.on_refused(
+                call.sequence, repeated=repeated
+            )
         if not overtaken:
             # After a break it may be another frontend that refuses.
             self._end(End.BROKEN if repeated else End.REFUSED, str(error))

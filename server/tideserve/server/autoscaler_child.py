@@ -53,20 +53,14 @@ class AutoscalerChild:
         now_s = self._clock()
         if self._restart_at_s is not None:
             if now_s >= self._restart_at_s:
-                self.start()
+                self._start_again(now_s)
             return
         if self._process is None or self._process.poll() is None:
             return
         if now_s - self._started_s > STEADY_S:
             self._backoff_s = MIN_BACKOFF_S
-        logger.error(
-            "the autoscaler ended with code %s; it is started again in %.1f s, what serves goes on",
-            self._process.returncode,
-            self._backoff_s,
-        )
+        self._pause(now_s, f"ended with code {self._process.returncode}")
         self._process = None
-        self._restart_at_s = now_s + self._backoff_s
-        self._backoff_s = min(MAX_BACKOFF_S, 2 * self._backoff_s)
 
     def ask_to_stop(self) -> None:
         """It drains its replicas and ends."""
@@ -84,3 +78,21 @@ class AutoscalerChild:
             self._process.kill()
             self._process.wait()
             self._process = None
+
+    # --- inside ---------------------------------------------------------------------------
+
+    def _start_again(self, now_s: float) -> None:
+        try:
+            self.start()
+        except OSError as error:
+            # A machine without a process or memory to spare: what serves goes on.
+            self._pause(now_s, f"cannot be started: {error}")
+
+    def _pause(self, now_s: float, what: str) -> None:
+        logger.error(
+            "the autoscaler %s; it is started again in %.1f s, what serves goes on",
+            what,
+            self._backoff_s,
+        )
+        self._restart_at_s = now_s + self._backoff_s
+        self._backoff_s = min(MAX_BACKOFF_S, 2 * self._backoff_s)

@@ -50,8 +50,8 @@ def _problems(settings: ServeSettings) -> Iterator[str]:
         ("--replicas", settings.replicas, 0, 1024),
         ("--max-message-bytes", front.max_message_bytes, 1024, 2**31 - 1),
         ("--max-concurrent-streams", front.max_concurrent_streams, 1, 2**31 - 1),
-        ("--max-connections", front.max_connections or 1, 1, 2**31 - 1),
-        ("--threads", settings.threads or 1, 1, 1024),
+        ("--max-connections", _or_one(front.max_connections), 1, 2**31 - 1),
+        ("--threads", _or_one(settings.threads), 1, 1024),
         ("--poll-interval-s", settings.poll_interval_s, 0.1, 86400.0),
         ("--shutdown-timeout-s", settings.shutdown_timeout_s, 0.0, 86400.0),
         ("--keepalive-time-s", front.keepalive_time_s, 1.0, 1e6),
@@ -64,3 +64,7 @@ def _problems(settings: ServeSettings) -> Iterator[str]:
             "--load-model: expected --model-control explicit with it, got "
             f"--model-control {settings.model_control.value}"
         )
+
+
+def _or_one(value: int | None) -> int:
+    return 1 if value is None else value

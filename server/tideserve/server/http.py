@@ -1,5 +1,7 @@
 """The HTTP port: /metrics for Prometheus, /healthz and /readyz for whoever restarts us."""
 
+import logging
+import socket
 import threading
 from collections.abc import Callable, Iterable
 from socketserver import ThreadingMixIn
@@ -10,6 +12,8 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
 from tideserve.server.errors import AddressInUseError
+
+logger = logging.getLogger(__name__)
 
 # A client that sends or reads nothing for so long loses its connection and its thread.
 SOCKET_TIMEOUT_S: Final = 10.0
@@ -40,7 +44,8 @@ class HttpServer:
     def start(self) -> None:
         """Binds and serves. Raises `AddressInUseError`."""
         try:
-            self._server = make_server(self._host, self._port, self._answer, _Server, _Handler)
+            family = _Server6 if ":" in self._host else _Server
+            self._server = make_server(self._host, self._port, self._answer, family, _Handler)
         except OSError as error:
             raise AddressInUseError(
                 f"the HTTP port {self._host}:{self._port} cannot be bound ({error.strerror}): "
@@ -78,6 +83,16 @@ class HttpServer:
 
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
+    # Not the library's 5: connections beyond it wait a second for the kernel's next try.
+    request_queue_size = 128
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that broke off or fell silent is not worth a traceback on stderr."""
+        logger.debug("the HTTP client %s was lost", client_address, exc_info=True)
+
+
+class _Server6(_Server):
+    address_family = socket.AF_INET6
 
 
 class _Handler(WSGIRequestHandler):

@@ -1,9 +1,12 @@
 """Work that other threads leave for the dispatcher's thread."""
 
+import logging
 from collections import deque
 from collections.abc import Callable
 
 from tideserve.server.front import Front
+
+logger = logging.getLogger(__name__)
 
 
 class Mailbox:
@@ -22,4 +25,8 @@ class Mailbox:
     def run(self) -> None:
         """The dispatcher's thread: runs what was posted so far."""
         for _ in range(len(self._posted)):
-            self._posted.popleft()()
+            try:
+                self._posted.popleft()()
+            except Exception:
+                # The boundary of one piece of work: a mistake of ours ends nothing else.
+                logger.exception("posted work failed inside the server")

@@ -20,12 +20,15 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from tideserve.server.core.queue import ModelQueue
 from tideserve.server.core.replicas import ReplicaState
 from tideserve.server.core.scheduler import Scheduler
 from tideserve.server.models import ModelEntry, ModelKey, ModelState, ModelTable
 from tideserve.server.stats import Histogram, ModelStats
 
 MODEL = ("model", "version")
+# Of a queue that changes under our eyes; one in a thousand reads meets a change.
+MAX_READS: Final = 10
 
 
 def make_registry(
@@ -100,7 +103,7 @@ class _FrontendCollector(Collector):
                 totals[0] += model.queue.requests
                 totals[1] += model.queue.rows
                 totals[2] += model.queue.payload_bytes
-                oldest_s = model.queue.oldest_arrival_s()
+                oldest_s = _oldest_arrival_s(model.queue)
                 totals[3] = max(totals[3], 0.0 if oldest_s is None else now_s - oldest_s)
         for labels, totals in sums.items():
             for family, value in zip((requests, rows, size, age, ready), totals, strict=True):
@@ -127,11 +130,26 @@ class _FrontendCollector(Collector):
         family = GaugeMetricFamily(
             "nv_inference_pending_request_count", "Requests waiting.", labels=MODEL
         )
+        # While a version is replaced both its generations are READY: one series.
+        waiting: Counter[tuple[str, str]] = Counter()
         for entry in entries:
             model = self._scheduler.models.get(entry.key)
             if model is not None and entry.state is ModelState.READY:
-                family.add_metric((entry.key.name, str(entry.key.version)), model.queue.requests)
+                waiting[entry.key.name, str(entry.key.version)] += model.queue.requests
+        for labels, count in waiting.items():
+            family.add_metric(labels, count)
         return family
+
+
+def _oldest_arrival_s(queue: ModelQueue) -> float | None:
+    """The queue looks at the first of each of its levels, which the dispatcher may take away
+    in between: then it is asked again."""
+    for _ in range(MAX_READS):
+        try:
+            return queue.oldest_arrival_s()
+        except (RuntimeError, StopIteration):
+            continue
+    return None
 
 
 Stats = dict[tuple[str, str], ModelStats]

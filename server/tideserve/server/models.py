@@ -238,13 +238,15 @@ class ModelTable:
     def _changed(self) -> None:
         self.changes += 1
         self._bindings = {}
-        for entry in sorted(self.entries.values(), key=lambda entry: entry.key.version):
+        # The newest version last, and of one version the generation that is wanted.
+        for entry in sorted(self.entries.values(), key=self._precedence):
             if entry.state is ModelState.READY:
                 name, version, _ = entry.key
-                wanted = entry.key in self._wanted.get(name, ())
                 for text in ("", str(version)):
-                    if wanted or (name, text) not in self._bindings:
-                        self._bindings[name, text] = entry
+                    self._bindings[name, text] = entry
+
+    def _precedence(self, entry: ModelEntry) -> tuple[int, bool]:
+        return entry.key.version, entry.key in self._wanted.get(entry.key.name, ())
 
     def _no_binding(self, name: str, version: str) -> NotFoundError | UnavailableError:
         entries = self.of_model(name)

@@ -21,6 +21,8 @@ MAX_PLANS: Final = 1024
 MAX_HEAD_BYTES: Final = 4096
 # With more fields than this a request is nothing that clients send, and not worth this loop.
 MAX_FIELDS: Final = 4096
+# A length below 2**35, in base 128.
+MAX_LENGTH_BYTES: Final = 5
 # Below this, copying a content costs less than a view on it.
 COPY_BYTES: Final = 1024
 
@@ -136,12 +138,13 @@ def take_apart(payload: bytes) -> Cut | None:
 
 
 def _rest_of_length(payload: bytes, at: int, length: int) -> tuple[int, int]:
-    """A length of several bytes, of which the first is read: (length, where it ends)."""
-    shift = 7
-    while True:
+    """A length of several bytes, of which the first is read: (length, where it ends). No
+    message is so long that its length takes more than five."""
+    for shift in range(7, 35, 7):
         more = payload[at]
         at += 1
         length |= (more & 0x7F) << shift
         if more < 0x80:
             return length, at
-        shift += 7
+    # More than there can be left.
+    return len(payload), at

@@ -82,7 +82,7 @@ KINDS: Final = (
         backend="pytorch",
         module="torch",
         files=(("model.pt", "pytorch_libtorch"), ("model.pt2", "torch_export")),
-        platforms=("pytorch_libtorch", "torch_export"),
+        platforms=("pytorch_libtorch", "libtorch", "torch_export"),
     ),
     BackendKind(
         backend="python",
@@ -104,7 +104,8 @@ class Found:
 
 
 def find(config: ModelConfig, version_path: Path) -> Found:
-    """By `backend`, else `platform`, else the file that is there. Raises `LoadError`."""
+    """By `backend`, else `platform`, else the first of the files there in the order of `KINDS`,
+    as the frontend does. Raises `LoadError`."""
     kinds = _named(config)
     if config.default_model_filename:
         return _by_file_name(config.default_model_filename, kinds, version_path)
@@ -114,14 +115,11 @@ def find(config: ModelConfig, version_path: Path) -> Found:
         for name, platform in kind.files
         if (version_path / name).exists()
     ]
-    if len(found) == 1:
+    if found:
         return found[0]
     expected = ", ".join(name for kind in kinds for name, _ in kind.files)
-    if not found:
-        there = ", ".join(sorted(path.name for path in version_path.glob("*"))) or "nothing"
-        raise LoadError(f"expected one of {expected} in {version_path}, found {there}")
-    names = " and ".join(item.path.name for item in found)
-    raise LoadError(f"{version_path} holds {names}: set backend or default_model_filename")
+    there = ", ".join(sorted(path.name for path in version_path.glob("*"))) or "nothing"
+    raise LoadError(f"expected one of {expected} in {version_path}, found {there}")
 
 
 def _named(config: ModelConfig) -> tuple[BackendKind, ...]:

@@ -6,6 +6,7 @@ The CUDA path has not run on such a device yet.
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -66,21 +67,17 @@ def _device(files: ModelFiles) -> torch.device:
     return torch.device("cuda", index)
 
 
+@dataclass(frozen=True, slots=True)
 class _Model:
-    """A callable and what its file says of its arguments and results. `optional` arguments
-    may be left out."""
+    """A callable and what its file says of its arguments and results. The first
+    `positional` of the arguments go by place, the others by their name in `keywords`."""
 
-    def __init__(
-        self,
-        call: Callable[..., Any],
-        arguments: Sequence[str],
-        inputs: Sequence[FileTensor] = (),
-        outputs: Sequence[FileTensor] = (),
-    ) -> None:
-        self.call = call
-        self.arguments = tuple(arguments)
-        self.inputs = tuple(inputs)
-        self.outputs = tuple(outputs)
+    call: Callable[..., Any]
+    arguments: tuple[str, ...]
+    keywords: tuple[str, ...]
+    positional: int = 0
+    inputs: tuple[FileTensor, ...] = ()
+    outputs: tuple[FileTensor, ...] = ()
 
 
 def _open_script(path: Path, device: torch.device) -> _Model:
@@ -89,8 +86,8 @@ def _open_script(path: Path, device: torch.device) -> _Model:
         warnings.filterwarnings("ignore", r"`torch\.jit\.", DeprecationWarning)
         module = torch.jit.load(str(path), map_location=device)
     module.eval()
-    names = [argument.name for argument in module.forward.schema.arguments]
-    return _Model(module, names[1:])
+    _, *names = (argument.name for argument in module.forward.schema.arguments)
+    return _Model(module, tuple(names), tuple(names))
 
 
 def _open_exported(path: Path, device: torch.device) -> _Model:
@@ -99,13 +96,24 @@ def _open_exported(path: Path, device: torch.device) -> _Model:
         program = torch.export.passes.move_to_device_pass(program, device)
     signature = program.graph_signature
     values = {node.name: node.meta.get("val") for node in program.graph.nodes}
-    names = [str(name) for name in signature.user_inputs]
-    inputs = [_file_tensor(name, values.get(name)) for name in names]
-    outputs = [
-        _file_tensor(f"OUTPUT__{at}", values.get(str(name)))
-        for at, name in enumerate(signature.user_outputs)
-    ]
-    return _Model(program.module(), names, inputs, outputs)
+    names = tuple(str(name) for name in signature.user_inputs)
+    # A program is called as it was exported: the same arguments by place and by name.
+    by_place, by_name = program.call_spec.in_spec.children_specs
+    keywords = tuple(by_name.context)
+    positional = by_place.num_children
+    if positional + len(keywords) != len(names):
+        raise LoadError("its arguments are nested: expected one tensor each")
+    return _Model(
+        program.module(),
+        names,
+        keywords,
+        positional,
+        tuple(_file_tensor(name, values.get(name)) for name in names),
+        tuple(
+            _file_tensor(f"OUTPUT__{at}", values.get(str(name)))
+            for at, name in enumerate(signature.user_outputs)
+        ),
+    )
 
 
 def _file_tensor(name: str, value: Any) -> FileTensor:
@@ -125,9 +133,7 @@ class TorchBackend:
         self._model: _Model | None = model
         self._device = device
         self._places: dict[str, int] = {}
-        self._by_name = True
         self._output_places: dict[str, int] = {}
-        self._defaulted: tuple[str, ...] = ()
 
     def complete(self, config: ModelConfig) -> ModelConfig:
         assert self._model is not None
@@ -156,33 +162,34 @@ class TorchBackend:
                 raise LoadError(f"{tensor.name!r}: PyTorch tensors cannot be TYPE_STRING")
         arguments = self._model.arguments
         names = [tensor.name for tensor in io.inputs]
-        self._by_name = all(name in arguments for name in names)
-        if not self._by_name:
-            if len(names) > len(arguments):
-                raise LoadError(
-                    f"config.pbtxt has {len(names)} inputs, forward takes {len(arguments)}: "
-                    f"{', '.join(arguments)}"
-                )
+        if all(name in arguments for name in names):
+            self._places = {name: arguments.index(name) for name in names}
+        elif len(names) > len(arguments):
+            raise LoadError(
+                f"config.pbtxt has {len(names)} inputs, forward takes {len(arguments)}: "
+                f"{', '.join(arguments)}"
+            )
+        else:
             self._places = _places(names)
-            if max(self._places.values()) >= len(arguments):
-                raise LoadError(
-                    f"expected inputs numbered below {len(arguments)}, got {', '.join(names)}"
-                )
+        if max(self._places.values()) >= len(arguments):
+            raise LoadError(
+                f"expected inputs numbered below {len(arguments)}, got {', '.join(names)}"
+            )
         self._output_places = _places([tensor.name for tensor in io.outputs])
 
     def infer(self, inputs: Arrays, requested: tuple[str, ...]) -> Arrays:
-        assert self._model is not None
+        model = self._model
+        assert model is not None
         with torch.inference_mode():
-            tensors = {name: self._to_tensor(array) for name, array in inputs.items()}
-            if self._by_name:
-                result = self._model.call(
-                    **{name: tensors[name] for name in self._model.arguments if name in tensors}
-                )
-            else:
-                places: list[torch.Tensor | None] = [None] * (max(self._places.values()) + 1)
-                for name, tensor in tensors.items():
-                    places[self._places[name]] = tensor
-                result = self._model.call(*places)
+            given = {self._places[name]: self._to_tensor(array) for name, array in inputs.items()}
+            result = model.call(
+                *(given.get(place) for place in range(model.positional)),
+                **{
+                    name: given[place]
+                    for place, name in enumerate(model.keywords, start=model.positional)
+                    if place in given
+                },
+            )
             return {name: _to_array(self._pick(result, name)) for name in requested}
 
     def close(self) -> None:

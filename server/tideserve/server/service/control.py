@@ -107,10 +107,7 @@ class ControlService:
             if replica.state is not ReplicaState.LOST:
                 actions = self._scheduler.on_lost(message.replica_id, now_s, message.cause)
             if message.give_up_reason and isinstance(key, ModelKey):
-                self._models.fail(key, message.give_up_reason)
-                if key in self._scheduler.models:
-                    actions += self._scheduler.fail_queued(key, message.give_up_reason)
-                logger.error("%s is given up for now: %s", key, message.give_up_reason)
+                actions += self._give_up(key, message.give_up_reason)
             self._replicas.forget(message.replica_id)
         if message.failed_starts:
             tail = "\n  ".join(message.log_tail)
@@ -186,6 +183,16 @@ class ControlService:
         )
 
     # --- inside ---------------------------------------------------------------------------
+
+    def _give_up(self, key: ModelKey, reason: str) -> list[Action]:
+        """No more replicas will be started for now. Those that serve go on."""
+        members = self._scheduler.members.of_model(key)
+        if any(replica.state is ReplicaState.READY for replica in members):
+            logger.error("%s gets no more replicas for now: %s", key, reason)
+            return []
+        logger.error("%s is given up for now: %s", key, reason)
+        self._models.fail(key, reason)
+        return self._scheduler.fail_queued(key, reason) if key in self._scheduler.models else []
 
     def _take_over(self, generation: int) -> None:
         self._check(generation)

@@ -222,6 +222,7 @@ class InferenceService:
     def _rejected(self, entry: ModelEntry, rejection: Rejection) -> TideserveError:
         if rejection.reason is RejectReason.EXPIRED:
             entry.stats.expired += 1
+            entry.stats.fail.add(0.0)
             return ExpiredError(
                 f"model '{entry.key.name}': the deadline had passed when the request came"
             )

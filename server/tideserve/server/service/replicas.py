@@ -24,6 +24,7 @@ from tideserve.server.core.replicas import Exchange, ReplicaState
 from tideserve.server.core.scheduler import Scheduler
 from tideserve.server.errors import (
     Code,
+    InvalidRequestError,
     ModelConfigError,
     NotFoundError,
     StaleCallError,
@@ -100,6 +101,13 @@ class ReplicaService:
         replica_id = message.replica_id
         epoch = self._scheduler.members.join(replica_id, now_s)
         if epoch is None:
+            replica = self._scheduler.members.get(replica_id)
+            if replica is not None and replica.state is ReplicaState.DRAINING:
+                # Drained before it joined. Turned away like an unknown one, it would ask again.
+                stop = Command(stop=Stop(reason=replica.reason))
+                self._front.send(call.call_id, stop.SerializeToString())
+                self._front.end(call.call_id)
+                return
             raise NotFoundError(
                 f"replica '{replica_id}' was not announced, is lost, or has joined already"
             )
@@ -266,7 +274,10 @@ class ReplicaService:
         replica = self._scheduler.members.get(replica_id)
         assert replica is not None
         key = replica.model
-        assert isinstance(key, ModelKey)
+        if not isinstance(key, ModelKey):
+            raise InvalidRequestError(
+                f"expected Ready after an Assign, got it from replica '{replica_id}' without a model"
+            )
         try:
             entry = self._models.ready(key, message.ready.config)
         except (ModelConfigError, NotFoundError) as error:
