@@ -45,7 +45,6 @@ def field_facts(field: FieldDescriptor) -> dict[str, object]:
     oneof = field.containing_oneof
     return {
         "name": field.name,
-        "json": field.json_name,
         "number": field.number,
         "type": field.type,
         "repeated": field.is_repeated,

@@ -311,7 +311,7 @@ class Frontend:
     waiting: int = 0
     held: set[int] = field(default_factory=set)
     given: int = 0
-    outcomes: dict[int, int] = field(default_factory=dict)
+    outcomes: set[int] = field(default_factory=set)
     draining: bool = False
 
 
@@ -408,7 +408,8 @@ class Exchanges(RuleBasedStateMachine):
             for outcome in call.outcomes:
                 number = int(outcome)
                 front.held.discard(number)
-                front.outcomes[number] = front.outcomes.get(number, 0) + 1
+                assert number not in front.outcomes, "an outcome is handed over once"
+                front.outcomes.add(number)
         elif call.sequence in front.answered:
             trip.answer = front.answered[call.sequence]
             return
@@ -507,7 +508,7 @@ class Exchanges(RuleBasedStateMachine):
         """A replica that left handed every outcome over, and computed all it was given."""
         if getattr(self, "left", False):
             assert self.computed == self.received
-            assert set(self.front.outcomes) >= set(self.computed)
+            assert self.front.outcomes == set(self.computed)
             assert not self.front.held
 
 

@@ -24,6 +24,7 @@ from tideserve.server.service.reflection import ReflectionService
 from tideserve.server.service.replicas import ReplicaService
 from tideserve.server.service.repository import ModelControl, RepositoryService
 from tideserve.server.services import Services
+from tideserve.server.stats import ModelStats
 from tideserve.v1 import methods, replica_pb2
 from tideserve.v1.metadata import TOKEN_METADATA_KEY
 from tideserve.v1.replica_pb2 import BeatRequest, Command, ExchangeRequest, ExchangeResponse
@@ -199,7 +200,7 @@ class World:
         self._calls = 0
 
     @property
-    def stats(self):  # type: ignore[no-untyped-def]
+    def stats(self) -> ModelStats:
         return self.models.entries[self.keys[0]].stats
 
     def turn(self, *events: Event, after_s: float = 0.0) -> None:

@@ -55,7 +55,13 @@ def make_request(rows: int = 1, *, request_id: str = "", raw: bytes | None = Non
     """A good request for the model of `make_config`."""
     request = ModelInferRequest(model_name="m", id=request_id)
     size = rows * 2 * DATATYPE_BYTES["FP32"]
-    add_input(request, "IN", "FP32", [rows, 2], bytes(at % 256 for at in range(size)) if raw is None else raw)
+    add_input(
+        request,
+        "IN",
+        "FP32",
+        [rows, 2],
+        bytes(at % 256 for at in range(size)) if raw is None else raw,
+    )
     return request.SerializeToString()
 
 

@@ -61,7 +61,7 @@ def test_a_setting_of_the_front_out_of_range_is_named(change: dict[str, Any], wo
 
 
 def test_all_that_is_wrong_is_said_at_once() -> None:
-    with pytest.raises(StartError, match="--replicas.*; .*--threads"):
+    with pytest.raises(StartError, match=r"--replicas.*; .*--threads"):
         check(replace(GOOD, replicas=-1, threads=-1))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.server.fake_front import INFER, STREAM, TOKEN, World, echo, failure
-from tests.server.samples import make_found, make_request
+from tests.server.samples import make_config, make_found, make_request
 from tideserve.server.errors import Code
 from tideserve.server.front import Call, Cancel
 from tideserve.server.models import ModelKey, ModelState
@@ -222,7 +222,8 @@ def test_a_request_that_comes_too_late_counts_as_expired_and_failed() -> None:
 
 
 def test_a_full_queue_pushes_back_with_a_time() -> None:
-    world = World(make_found(config=small_queue()))
+    config = make_config(keys={"tideserve.max_queue_requests": "1"})
+    world = World(make_found(config=config))
     world.replica()
     first = world.infer()
     status = world.failed(world.infer())
@@ -233,12 +234,6 @@ def test_a_full_queue_pushes_back_with_a_time() -> None:
     assert status.pushback_ms is not None
     assert status.pushback_ms > 0
     assert world.stats.rejected == {"queue_requests": 1}
-
-
-def small_queue():  # type: ignore[no-untyped-def]
-    from tests.server.samples import make_config
-
-    return make_config(keys={"tideserve.max_queue_requests": "1"})
 
 
 def test_a_cancelled_request_never_reaches_a_replica() -> None:

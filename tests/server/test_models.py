@@ -213,7 +213,7 @@ def test_a_completed_configuration_that_cannot_be_served_makes_it_unavailable() 
         models.ready(A1, ModelConfig(name="m"))
 
     assert models.entries[A1].state is ModelState.UNAVAILABLE
-    with pytest.raises(UnavailableError, match="cannot be served: .*expected at least one input"):
+    with pytest.raises(UnavailableError, match=r"cannot be served: .*expected at least one input"):
         models.bind("m", "")
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tests.server.samples import add_input, make_config, make_found, make_request, serve
 from tideserve.server.errors import InvalidRequestError, NotFoundError, TideserveError
-from tideserve.server.models import ModelTable
+from tideserve.server.models import ModelEntry, ModelTable
 from tideserve.server.payload import read_inputs
 from tideserve.server.plans import MAX_HEAD_BYTES, MAX_PLANS, PlanCache, take_apart
 from tideserve.server.service.messages import parse
@@ -259,7 +259,7 @@ class CountingModels(ModelTable):
         super().__init__()
         self.binds = 0
 
-    def bind(self, name: str, version: str):  # type: ignore[no-untyped-def]
+    def bind(self, name: str, version: str) -> ModelEntry:
         self.binds += 1
         return super().bind(name, version)
 

@@ -52,7 +52,7 @@ def test_a_file_with_too_short_a_token_gets_a_new_one(tmp_path: Path, content: s
 def test_a_place_that_cannot_be_written_is_a_start_error_with_the_way_out(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
 
-    with pytest.raises(StartError, match="cannot be kept.*--token-file"):
+    with pytest.raises(StartError, match=r"cannot be kept.*--token-file"):
         load_or_create(tmp_path / "file" / "token")
 
 
@@ -72,7 +72,7 @@ def test_a_users_own_token_is_read_without_its_line_end(tmp_path: Path) -> None:
 
 
 def test_a_users_missing_file_is_a_start_error(tmp_path: Path) -> None:
-    with pytest.raises(StartError, match="--token-file .*nowhere: expected a readable ASCII file"):
+    with pytest.raises(StartError, match=r"--token-file .*nowhere: expected a readable ASCII file"):
         read_token(tmp_path / "nowhere")
 
 

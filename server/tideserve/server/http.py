@@ -17,6 +17,8 @@ logger = logging.getLogger(__name__)
 
 # A client that sends or reads nothing for so long loses its connection and its thread.
 SOCKET_TIMEOUT_S: Final = 10.0
+# Each has a thread for as long as it lasts.
+MAX_CONNECTIONS: Final = 256
 
 
 class HttpServer:
@@ -86,7 +88,26 @@ class _Server(ThreadingMixIn, WSGIServer):
     # Not the library's 5: connections beyond it wait a second for the kernel's next try.
     request_queue_size = 128
 
-    def handle_error(self, request: object, client_address: object) -> None:
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._free = threading.BoundedSemaphore(MAX_CONNECTIONS)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """A thread for the connection, or its end where there are too many already."""
+        if not self._free.acquire(blocking=False):
+            logger.warning("more than %d HTTP connections: one is closed", MAX_CONNECTIONS)
+            self.shutdown_request(request)
+            return
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Serves the connection on its thread."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
+
+    def handle_error(self, _: object, client_address: object) -> None:
         """A client that broke off or fell silent is not worth a traceback on stderr."""
         logger.debug("the HTTP client %s was lost", client_address, exc_info=True)
 

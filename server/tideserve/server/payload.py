@@ -442,8 +442,7 @@ class OutputTensor:
             raise ValueError(f"expected output {_names(spec.outputs)}, got '{self.name}'")
         if self.datatype != known[self.name]:
             raise ValueError(
-                f"output '{self.name}': expected datatype {known[self.name]}, "
-                f"got '{self.datatype}'"
+                f"output '{self.name}': expected datatype {known[self.name]}, got '{self.datatype}'"
             )
         if min(self.shape, default=0) < 0:
             raise ValueError(

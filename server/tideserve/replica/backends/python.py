@@ -72,6 +72,7 @@ def _import(path: Path, name: str, version: int) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
+        del sys.modules[module_name]
         raise LoadError(f"{path}: importing it raised {type(error).__name__}: {error}") from error
     return module
 

@@ -98,7 +98,9 @@ def _open_exported(path: Path, device: torch.device) -> _Model:
     values = {node.name: node.meta.get("val") for node in program.graph.nodes}
     names = tuple(str(name) for name in signature.user_inputs)
     # A program is called as it was exported: the same arguments by place and by name.
-    by_place, by_name = program.call_spec.in_spec.children_specs
+    spec = program.call_spec.in_spec
+    # PyTorch 2.6 has the attribute only, which later ones deprecate.
+    by_place, by_name = spec.children() if hasattr(spec, "children") else spec.children_specs
     keywords = tuple(by_name.context)
     positional = by_place.num_children
     if positional + len(keywords) != len(names):

@@ -34,8 +34,10 @@ from tideserve.server.front.grpcio_server import (
     server_options,
 )
 from tideserve.server.front.refusal import (
+    LAST_ANSWERS_S,
     answer_too_large,
     reads_too_slowly,
+    server_has_stopped,
     stream_backlog_is_full,
     too_many_events,
 )
@@ -53,9 +55,19 @@ class _Stream:
     The dispatcher's thread counts in, the loop counts out: their difference is what waits.
     """
 
-    __slots__ = ("bytes_in", "bytes_out", "cut", "items", "messages_in", "messages_out", "ready")
+    __slots__ = (
+        "bytes_in",
+        "bytes_out",
+        "cut",
+        "is_read",
+        "items",
+        "messages_in",
+        "messages_out",
+        "ready",
+    )
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_read: bool) -> None:
+        self.is_read = is_read  # the caller streams too
         self.items: deque[bytes | Status | None] = deque()  # None: end with OK
         self.ready = asyncio.Event()
         self.cut = False  # drop what waits, only the status still goes out
@@ -186,9 +198,15 @@ class GrpcioFront:
         self._events.wake()
 
     def close(self) -> None:
-        """Ends all calls that are left (UNAVAILABLE or CANCELLED), unbinds, ends the thread."""
+        """Ends all calls that are left (UNAVAILABLE, streaming callers' CANCELLED), unbinds, ends
+        the thread."""
         if self._thread is None:
             return
+        for call_id, call in list(self._calls.items()):
+            # grpc.aio keeps its thread alive for a call that is aborted while it is read; one
+            # that is cancelled it lets go.
+            if not (isinstance(call, _Stream) and call.is_read):
+                self.fail(call_id, server_has_stopped())
         self._closing = True
         assert self._stop is not None
         self._on_loop(self._stop.set)
@@ -253,7 +271,7 @@ class GrpcioFront:
             return
         started.set_result(port)
         await self._stop.wait()
-        await server.stop(None)
+        await server.stop(LAST_ANSWERS_S)
 
     def _handler(self, path: str, kind: Kind) -> "grpc.RpcMethodHandler[bytes, bytes]":
         match kind:
@@ -281,13 +299,13 @@ class GrpcioFront:
 
     async def _server_stream(self, path: str, request: bytes, context: _Context) -> None:
         await self._refuse_when_full(context)
-        stream = _Stream()
+        stream = _Stream(is_read=False)
         call_id = self._begin(path, request, context, stream)
         await self._answer_stream(call_id, stream, context)
 
     async def _bidi(self, path: str, _requests: object, context: _Context) -> None:
         await self._refuse_when_full(context)
-        stream = _Stream()
+        stream = _Stream(is_read=True)
         call_id = self._begin(path, b"", context, stream)
         reader = asyncio.create_task(self._read(call_id, context))
         try:

@@ -25,6 +25,7 @@ from tideserve.server.front.refusal import (
     answer_too_large,
     reads_too_slowly,
     request_too_large,
+    server_has_stopped,
 )
 from tideserve.server.front.stalled import StalledStreams
 from tideserve.v1.metadata import PUSHBACK_METADATA_KEY
@@ -225,6 +226,8 @@ class NativeFront:
         """Ends all calls that are left (UNAVAILABLE), unbinds, ends all threads."""
         self._doorbell.close()
         if self._server is not None:
+            for call_id in list(self._open):
+                self.fail(call_id, server_has_stopped())
             self._server.close()
             self._server = None
         if self._fallback is not None:

@@ -11,6 +11,14 @@ MAX_STREAM_BACKLOG_BYTES: Final = 16 * 1024 * 1024
 MAX_STREAM_BACKLOG_MESSAGES: Final = 4096
 
 
+#: How long the last statuses of a front that closes may take to their callers.
+LAST_ANSWERS_S: Final = 0.5
+
+
+def server_has_stopped() -> Status:
+    return Status(Code.UNAVAILABLE, "the server has stopped: send the request elsewhere")
+
+
 def request_too_large(got_bytes: int, limit_bytes: int) -> Status:
     return Status(
         Code.RESOURCE_EXHAUSTED,

@@ -10,6 +10,7 @@ from google.protobuf import text_format
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.reflection import ReflectionServicer
 from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
 
@@ -31,8 +32,10 @@ _SERVICES: Final = (
     "grpc.reflection.v1.ServerReflection",
     "grpc.reflection.v1alpha.ServerReflection",
 )
-_OUR_PACKAGE: Final = "tideserve.v1"
-_WIRE_PACKAGE: Final = "inference"
+Names = tuple[tuple[str, str], ...]
+# A package and its folder as they are, and as they are shown.
+_ON_THE_WIRE: Final = (("tideserve.v1", "inference"), ("tideserve/v1/", "inference/"))
+_AS_V1: Final = (("reflection.v1alpha", "reflection.v1"), ("reflection/v1alpha/", "reflection/v1/"))
 
 
 class ReflectionService:
@@ -40,20 +43,21 @@ class ReflectionService:
 
     def __init__(self) -> None:
         pool: Any = DescriptorPool()
-        for module, renamed in (
-            (health_pb2, False),
+        for module, names in (
+            (health_pb2, ()),
+            (reflection_pb2, ()),
+            (reflection_pb2, _AS_V1),
             # The replica plane's messages use ModelConfig under its own name, the client
             # plane's under the protocol's: two files, both there.
-            (model_config_pb2, False),
-            (replica_pb2, False),
-            (control_pb2, False),
-            (model_config_pb2, True),
-            (inference_pb2, True),
+            (model_config_pb2, ()),
+            (replica_pb2, ()),
+            (control_pb2, ()),
+            (model_config_pb2, _ON_THE_WIRE),
+            (inference_pb2, _ON_THE_WIRE),
         ):
             file = FileDescriptorProto()
             module.DESCRIPTOR.CopyToProto(file)
-            shown = _renamed(file) if renamed else file
-            pool.AddSerializedFile(shown.SerializeToString())
+            pool.AddSerializedFile(_renamed(file, names).SerializeToString())
         self._servicer = ReflectionServicer(_SERVICES, pool=pool)
 
     def answer(self, payload: bytes) -> bytes:
@@ -64,9 +68,10 @@ class ReflectionService:
         return answer
 
 
-def _renamed(file: FileDescriptorProto) -> FileDescriptorProto:
-    """The file as if it were written in the protocol's own package."""
+def _renamed(file: FileDescriptorProto, names: Names) -> FileDescriptorProto:
+    """The file as if it were written in another package."""
     # Text-wise: type references are fully qualified, and nothing else holds the name.
-    text = str(file).replace(f".{_OUR_PACKAGE}.", f".{_WIRE_PACKAGE}.")
-    text = text.replace("tideserve/v1/", "inference/").replace(_OUR_PACKAGE, _WIRE_PACKAGE)
+    text = str(file)
+    for name, shown in names:
+        text = text.replace(name, shown)
     return text_format.Parse(text, FileDescriptorProto())

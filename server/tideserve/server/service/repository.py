@@ -170,12 +170,16 @@ class RepositoryService:
                 then(result())
             except TideserveError as error:
                 self._front.fail(call_id, status_of(error))
+            except Exception:
+                # The boundary of one call, as the dispatcher's.
+                logger.exception("a call of the repository failed inside the server")
+                self._front.fail(call_id, status_of(TideserveError(_SEE_LOG)))
 
         def run() -> None:
             future: Future[T] = Future()
             try:
                 future.set_result(work())
-            except TideserveError as error:
+            except Exception as error:  # noqa: BLE001 - raised where it is answered
                 future.set_exception(error)
             self._post(lambda: finish(future.result))
 
@@ -197,9 +201,10 @@ class RepositoryService:
         except RepositoryError as error:
             # What is served goes on; the next poll tries again.
             logger.warning("the repository could not be read: %s", error)
-            self._post(self._end_poll)
-            return
-        self._post(lambda: self._want(found))
+        except Exception:
+            logger.exception("a poll of the repository failed inside the server")
+        else:
+            self._post(lambda: self._want(found))
         self._post(self._end_poll)
 
     def _end_poll(self) -> None:
@@ -271,6 +276,7 @@ class RepositoryService:
 
 _NEWER_BROKEN: Final = "the files as they are now cannot be served: {}"
 # The first of a version's generations in this order stands for it.
+_SEE_LOG: Final = "the server failed on this call; see its log"
 _INDEX_STATES: Final = {
     ModelState.READY: "READY",
     ModelState.LOADING: "LOADING",
