@@ -11,12 +11,12 @@ import grpc
 import numpy as np
 
 from tideserve.v1 import control_pb2, inference_pb2
-from tideserve.v1.metadata import TOKEN_METADATA_KEY
 from tideserve.v1.inference_pb2 import (
     ModelInferRequest,
     ModelInferResponse,
     ModelStreamInferResponse,
 )
+from tideserve.v1.metadata import TOKEN_METADATA_KEY
 from tideserve.v1.methods import BY_PATH, Kind
 from tideserve.v1.model_config_pb2 import ModelConfig, ModelInput, ModelOutput, ModelParameter
 

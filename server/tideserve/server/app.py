@@ -11,6 +11,7 @@ from tideserve.server.autoscaler_child import AutoscalerChild
 from tideserve.server.config import ServeSettings, check
 from tideserve.server.core.scheduler import Scheduler
 from tideserve.server.dispatcher import Dispatcher
+from tideserve.server.front.address import host_port
 from tideserve.server.front.select import choose, make_front
 from tideserve.server.http import HttpServer
 from tideserve.server.mailbox import Mailbox
@@ -183,7 +184,8 @@ class App:
         if not self._is_ready_said and self._models.is_resolved():
             self._is_ready_said = True
             host = self._settings.front.host
-            self._on_ready(f"ready grpc={host}:{self._front.port} http={host}:{self._http.port}")
+            grpc, http = host_port(host, self._front.port), host_port(host, self._http.port)
+            self._on_ready(f"ready grpc={grpc} http={http}")
 
     def _why_not_ready(self) -> str | None:
         """For /readyz and ServerReady: None when every model that should be served is."""
@@ -195,7 +197,7 @@ class App:
                 for entry in list(self._models.entries.values())
                 if entry.state.value != "READY"
             ]
-            waiting += [f"{name}: {reason}" for name, reason in self._models.broken.items()]
+            waiting += [f"{name}: {reason}" for name, reason in list(self._models.broken.items())]
             return "; ".join(waiting) or "models are loading"
         return None
 
@@ -230,9 +232,11 @@ class App:
         if socket is not None:
             return f"unix:{socket}"
         host = self._settings.front.host
-        if host in ("0.0.0.0", "::", "[::]"):  # noqa: S104 - compared, not bound
+        if host == "0.0.0.0":  # noqa: S104 - compared, not bound
             host = "127.0.0.1"
-        return f"{host}:{self._front.port}"
+        elif host in ("::", "[::]"):
+            host = "::1"
+        return host_port(host, self._front.port)
 
     def _make_autoscaler(self, token: str) -> AutoscalerChild:
         settings = self._settings

@@ -1,12 +1,10 @@
-"""Client messages to validated tensors and back: what a ModelInfer must look like.
+"""Client messages to validated tensors: what a ModelInfer must look like.
 
-Tensors stay opaque bytes: a batch is its callers' bytes joined, an answer is a slice of the
-batch's outputs.
+Tensors stay opaque bytes; `batch` joins and cuts them.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from math import prod
 from struct import unpack_from
 from typing import Final, NamedTuple
@@ -15,14 +13,12 @@ import numpy as np
 
 from tideserve.server.errors import InvalidRequestError, UnsupportedError
 from tideserve.server.model_spec import DATATYPE_BYTES, ModelSpec, TensorSpec
-from tideserve.server.wire import Buffer, embedded, header, varint
+from tideserve.server.wire import Buffer
 from tideserve.v1.inference_pb2 import (
     InferParameter,
     InferTensorContents,
     ModelInferRequest,
-    ModelInferResponse,
 )
-from tideserve.v1.replica_pb2 import ExchangeResponse, Lease, Tensor
 
 # numpy's name of each datatype that InferTensorContents can carry, and the field it is in.
 TYPED_CONTENTS: Final[dict[str, tuple[str, str]]] = {
@@ -79,9 +75,6 @@ class InferInputs(NamedTuple):
     plan: InferPlan
     data: tuple[Buffer, ...]
     payload_bytes: int
-
-
-# --- requests in --------------------------------------------------------------------------
 
 
 def read_inputs(message: ModelInferRequest, spec: ModelSpec) -> InferInputs:
@@ -143,7 +136,7 @@ def _read_tensors(
         if expected is None:
             raise InvalidRequestError(
                 f"model '{spec.name}': unexpected input '{tensor.name}', "
-                f"expected {_names(spec.inputs)}"
+                f"expected {names_of(spec.inputs)}"
             )
         if tensor.name in found:
             raise InvalidRequestError(f"model '{spec.name}': input '{tensor.name}' is given twice")
@@ -155,7 +148,7 @@ def _read_tensors(
     missing = [tensor for tensor in spec.inputs if not tensor.optional and tensor.name not in found]
     if missing or not found:
         raise InvalidRequestError(
-            f"model '{spec.name}': missing input {_names(missing or spec.inputs)}, "
+            f"model '{spec.name}': missing input {names_of(missing or spec.inputs)}, "
             f"got {', '.join(map(repr, found)) or 'none'}"
         )
     return [found[tensor.name] for tensor in spec.inputs if tensor.name in found]
@@ -312,7 +305,7 @@ def _read_outputs(message: ModelInferRequest, spec: ModelSpec) -> tuple[str, ...
         if output.name not in known:
             raise InvalidRequestError(
                 f"model '{spec.name}': unexpected requested output '{output.name}', "
-                f"expected {_names(spec.outputs)}"
+                f"expected {names_of(spec.outputs)}"
             )
         if output.name in names:
             raise InvalidRequestError(
@@ -364,150 +357,6 @@ def _whole_number(parameter: InferParameter, name: str) -> int:
     return value
 
 
-def _names(tensors: Sequence[TensorSpec]) -> str:
+def names_of(tensors: Sequence[TensorSpec]) -> str:
+    """For a sentence."""
     return ", ".join(f"'{tensor.name}'" for tensor in tensors)
-
-
-# --- batches out --------------------------------------------------------------------------
-
-
-def encode_lease(
-    sequence: int,
-    dropped_lease_ids: Sequence[int],
-    lease: Lease,
-    requests: Sequence[InferInputs],
-    spec: ModelSpec,
-) -> bytes:
-    """The ExchangeResponse that carries a batch: `lease` without inputs, and the callers'
-    tensors joined in order."""
-    pieces: list[Buffer] = [lease.SerializeToString()]
-    for at, tensor in enumerate(requests[0].plan.tensors):
-        data = [request.data[at] for request in requests]
-        shape = (lease.rows, *tensor.shape[1:]) if spec.max_batch_size else tensor.shape
-        head = Tensor(name=tensor.name, datatype=tensor.datatype, shape=shape)
-        body: list[Buffer] = [
-            head.SerializeToString(),
-            *embedded(Tensor.DATA_FIELD_NUMBER, data),
-        ]
-        pieces += embedded(Lease.INPUTS_FIELD_NUMBER, body)
-    answer = ExchangeResponse(sequence=sequence, dropped_lease_ids=dropped_lease_ids)
-    return b"".join(
-        [answer.SerializeToString(), *embedded(ExchangeResponse.LEASE_FIELD_NUMBER, pieces)]
-    )
-
-
-class OutputTensor:
-    """One output of a batch, cut by rows without copying."""
-
-    __slots__ = ("_data", "_offsets", "_row_bytes", "datatype", "name", "shape")
-
-    def __init__(self, tensor: Tensor, spec: ModelSpec, rows: int) -> None:
-        """Raises `ValueError` when rows or bytes do not add up (a replica's mistake)."""
-        self.name = tensor.name
-        self.datatype = tensor.datatype
-        self.shape = tuple(tensor.shape)
-        self._data = memoryview(tensor.data)
-        self._row_bytes = 0
-        self._offsets: list[int] | None = None
-        self._check(spec)
-        if not spec.max_batch_size:
-            self._row_bytes = len(self._data)
-            return
-        if not self.shape or self.shape[0] != rows:
-            raise ValueError(
-                f"output '{self.name}': expected {rows} rows, got shape {list(self.shape)}"
-            )
-        element_bytes = DATATYPE_BYTES[self.datatype]
-        if element_bytes:
-            self._row_bytes = element_bytes * prod(self.shape[1:])
-            expected_bytes = self._row_bytes * rows
-        else:
-            self._offsets = [0, *accumulate(tensor.row_bytes)]
-            expected_bytes = self._offsets[-1]
-            if len(self._offsets) != rows + 1:
-                raise ValueError(
-                    f"output '{self.name}': expected row_bytes of {rows} rows, "
-                    f"got {len(self._offsets) - 1}"
-                )
-        if expected_bytes != len(self._data):
-            raise ValueError(
-                f"output '{self.name}': expected {expected_bytes} bytes for {self.datatype} "
-                f"{list(self.shape)}, got {len(self._data)}"
-            )
-
-    def _check(self, spec: ModelSpec) -> None:
-        """That there is such an output, of this datatype and of a shape at all."""
-        known = {output.name: output.datatype for output in spec.outputs}
-        if self.name not in known:
-            raise ValueError(f"expected output {_names(spec.outputs)}, got '{self.name}'")
-        if self.datatype != known[self.name]:
-            raise ValueError(
-                f"output '{self.name}': expected datatype {known[self.name]}, got '{self.datatype}'"
-            )
-        if min(self.shape, default=0) < 0:
-            raise ValueError(
-                f"output '{self.name}': expected a shape of sizes of 0 or more, "
-                f"got {list(self.shape)}"
-            )
-
-    def rows(self, first_row: int, rows: int, *, batched: bool) -> memoryview:
-        """The bytes of some rows (R4)."""
-        if not batched:
-            return self._data
-        if self._offsets is not None:
-            return self._data[self._offsets[first_row] : self._offsets[first_row + rows]]
-        return self._data[first_row * self._row_bytes : (first_row + rows) * self._row_bytes]
-
-
-class BatchOutputs:
-    """A batch's outputs, from which each caller's answer is put together."""
-
-    def __init__(self, tensors: Sequence[Tensor], spec: ModelSpec, rows: int) -> None:
-        """Raises `ValueError` as `OutputTensor`."""
-        self._spec = spec
-        self._tensors = {tensor.name: OutputTensor(tensor, spec, rows) for tensor in tensors}
-        self._order = tuple(t.name for t in spec.outputs if t.name in self._tensors)
-        self._heads: dict[tuple[int, tuple[str, ...], bool], bytes] = {}
-
-    def encode(
-        self, plan: InferPlan, request_id: str, first_row: int, *, final_flag: bool
-    ) -> bytes:
-        """One caller's ModelInferResponse: its rows, of the outputs it asked for.
-
-        `final_flag` adds Triton's `triton_final_response`, which stream clients look for.
-        """
-        names = plan.outputs or self._order
-        batched = self._spec.max_batch_size > 0
-        key = (plan.rows, names, final_flag)
-        head = self._heads.get(key)
-        if head is None:
-            head = self._heads[key] = self._head(plan.rows, names, final_flag=final_flag)
-        pieces: list[Buffer] = [head]
-        if request_id:
-            text = request_id.encode()
-            pieces += (header(ModelInferResponse.ID_FIELD_NUMBER, len(text)), text)
-        for name in names:
-            data = self._tensors[name].rows(first_row, plan.rows, batched=batched)
-            pieces += (_RAW_TAG + varint(len(data)), data)
-        return b"".join(pieces)
-
-    def missing(self, names: Sequence[str]) -> list[str]:
-        """Those of `names` (all outputs if empty) that the replica did not send."""
-        wanted = names or [tensor.name for tensor in self._spec.outputs]
-        return [name for name in wanted if name not in self._tensors]
-
-    def _head(self, rows: int, names: tuple[str, ...], *, final_flag: bool) -> bytes:
-        """All but the id and the contents: the same for callers of as many rows."""
-        response = ModelInferResponse(
-            model_name=self._spec.name, model_version=str(self._spec.version)
-        )
-        for name in names:
-            tensor = self._tensors[name]
-            shape = (rows, *tensor.shape[1:]) if self._spec.max_batch_size else tensor.shape
-            response.outputs.add(name=name, datatype=tensor.datatype, shape=shape)
-        if final_flag:
-            response.parameters["triton_final_response"].bool_param = True
-        return response.SerializeToString()
-
-
-_RAW_TAG: Final = varint(ModelInferResponse.RAW_OUTPUT_CONTENTS_FIELD_NUMBER << 3 | 2)

@@ -41,6 +41,8 @@ def load_or_create(path: Path) -> str:
         token = secrets.token_urlsafe(32)
         # Never readable by others, not even for a moment.
         fresh = path.with_name(f"{path.name}.{os.getpid()}")
+        # Of a server with this pid that was killed in between.
+        fresh.unlink(missing_ok=True)
         descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w", encoding="ascii") as file:
             file.write(token + "\n")

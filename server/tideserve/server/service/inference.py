@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Final
 
+from tideserve.server.batch import BatchOutputs
 from tideserve.server.core.actions import (
     Action,
     Complete,
@@ -28,14 +29,14 @@ from tideserve.server.errors import (
 )
 from tideserve.server.front import Call, Front, StreamMessage
 from tideserve.server.models import ModelEntry, ModelTable
-from tideserve.server.payload import BatchOutputs, InferInputs
+from tideserve.server.payload import InferInputs
 from tideserve.server.plans import PlanCache
 from tideserve.server.service.messages import parse, sentence_of, status_of
 from tideserve.server.wire import embedded
 from tideserve.v1.inference_pb2 import ModelInferRequest, ModelStreamInferResponse
 from tideserve.v1.metadata import STREAM_STATUS_PARAMETER
 
-# Requests of one stream without an answer; a caller that sends faster gets errors back.
+# Requests of one stream without an answer; a stream whose caller sends faster is ended.
 MAX_STREAM_REQUESTS: Final = 4096
 
 
@@ -100,14 +101,15 @@ class InferenceService:
         stream = self._streams.get(event.call_id)
         if stream is None:
             return
+        if len(stream.slots) >= MAX_STREAM_REQUESTS:
+            # Ends the stream: an answer to this request would need a place as well.
+            raise QueueFullError(
+                f"expected at most {MAX_STREAM_REQUESTS} unanswered requests in a stream: "
+                "read answers before sending more"
+            )
         slot = _StreamSlot()
         stream.slots.append(slot)
         try:
-            if len(stream.slots) > MAX_STREAM_REQUESTS:
-                raise QueueFullError(
-                    f"expected at most {MAX_STREAM_REQUESTS} unanswered requests in a stream: "
-                    "read answers before sending more"
-                )
             slot.request = self._admit(event.payload, event.call_id, stream.deadline_s, slot, now_s)
         except TideserveError as error:
             slot.payload = _stream_error(error, *_names(event.payload))

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
+from tideserve.server.batch import BatchOutputs, encode_lease
 from tideserve.server.core.actions import (
     Action,
     AnswerEmpty,
@@ -31,7 +32,6 @@ from tideserve.server.errors import (
 )
 from tideserve.server.front import Call, Front, Status
 from tideserve.server.models import ModelEntry, ModelKey, ModelState, ModelTable
-from tideserve.server.payload import BatchOutputs, encode_lease
 from tideserve.server.repository.spec import is_complete
 from tideserve.server.service.inference import PendingRequest
 from tideserve.server.service.messages import parse
@@ -315,6 +315,9 @@ class ReplicaService:
         lease = held.get(outcome.lease_id)
         entry = None if lease is None else self._models.entries.get(lease.model)  # type: ignore[call-overload]
         if lease is None or entry is None or entry.spec is None:
+            return BatchDone(outcome.lease_id, outcome.infer_s)
+        if lease.outputs is not None:
+            # Said twice in one Exchange: the core drops the second.
             return BatchDone(outcome.lease_id, outcome.infer_s)
         if outcome.WhichOneof("outcome") != "result":
             cause = _CAUSES.get(outcome.failure.kind, FailureCause.MODEL_ERROR)
