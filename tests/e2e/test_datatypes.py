@@ -16,6 +16,7 @@ from tests.e2e.caller import INFER_PATH, STREAM_PATH, Caller, connect
 from tests.e2e.model_folder import write_model
 from tests.e2e.running import running
 from tests.e2e.server import Server
+from tests.e2e.server_log import mistakes
 from tideserve.client import Client
 from tideserve.v1.inference_pb2 import (
     ModelInferRequest,
@@ -140,7 +141,7 @@ def server(
     with running(repository, state, f"--front={request.param}", "--replicas=2") as server:
         yield server
         assert server.stop() == 0
-        assert "Traceback" not in server.log
+        assert not mistakes(server.log)
 
 
 @pytest.fixture(scope="module")

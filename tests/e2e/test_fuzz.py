@@ -20,6 +20,7 @@ from tests.e2e.model_folder import link_example, write_model
 from tests.e2e.mutation import Mutator
 from tests.e2e.running import running
 from tests.e2e.server import Server, wait_until
+from tests.e2e.server_log import mistakes
 from tideserve.v1.control_pb2 import READY
 from tideserve.v1.inference_pb2 import (
     ModelInferRequest,
@@ -39,8 +40,9 @@ CHANNELS: Final = 4
 STREAM_REQUESTS: Final = 20
 PATIENT_S: Final = 20.0
 GRACE_S: Final = 5.0
-# Sockets that the fronts and their pollers may keep for a while.
-SPARE_FILES: Final = 8
+# The native front keeps connections to its fallback: up to 12 more than at the start, however
+# long the fuzzing lasts.
+SPARE_FILES: Final = 16
 
 PAIR_CONFIG: Final = """
 backend: "python"
@@ -317,8 +319,7 @@ def test_mutated_requests_crash_hang_and_leak_nothing(server: Server) -> None:
     )
     assert {name: server.ready_pids(name) for name in pids} == pids
     asyncio.run(_check_good(server.address))
-    assert "failed inside the server" not in server.log
-    assert "Traceback" not in server.log
+    assert not mistakes(server.log)
     assert "is LOST" not in server.log
     assert server.stop() == 0
     assert "finishing 0 calls" in server.log

@@ -345,6 +345,7 @@ class Exchanges(RuleBasedStateMachine):
                 chance.choice(self.moves())()
                 self.at_most_one_lease_waits_behind_the_one_that_computes()
                 self.every_lease_that_the_frontend_holds_is_with_the_replica_or_on_its_way()
+                self.every_outcome_is_handed_over_or_still_with_the_replica()
 
     def moves(self) -> list[Callable[[], None]]:
         """What can happen now; what ends everything is one of many."""
@@ -514,6 +515,15 @@ class Exchanges(RuleBasedStateMachine):
         pending = {int(outcome) for trip in self.trips.values() for outcome in trip.call.outcomes}
         assert self.front.held <= set(self.received) | on_the_way | pending
 
+    @invariant()
+    def every_outcome_is_handed_over_or_still_with_the_replica(self) -> None:
+        if self.over:
+            return
+        carried = [outcome for trip in self.trips.values() for outcome in trip.call.outcomes]
+        kept = {int(outcome) for outcome in (*carried, *self.state._outcomes)}
+        now = {self.state.computing.lease_id} if self.state.computing is not None else set()
+        assert set(self.computed) == self.front.outcomes | kept | now
+
     def teardown(self) -> None:
         """A replica that left handed every outcome over, and computed all it was given."""
         if getattr(self, "left", False):
@@ -525,5 +535,5 @@ class Exchanges(RuleBasedStateMachine):
 def test_no_lease_and_no_outcome_is_lost_whatever_the_network_does() -> None:
     run_state_machine_as_test(
         Exchanges,
-        settings=settings(max_examples=100, stateful_step_count=30, deadline=None),
+        settings=settings(max_examples=300, stateful_step_count=30, deadline=None),
     )

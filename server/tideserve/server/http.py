@@ -1,9 +1,11 @@
 """The HTTP port: /metrics for Prometheus, /healthz and /readyz for whoever restarts us."""
 
+import contextlib
 import logging
 import socket
 import threading
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Sequence
 from socketserver import ThreadingMixIn
 from typing import Any, Final
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
@@ -17,8 +19,11 @@ logger = logging.getLogger(__name__)
 
 # A client that sends or reads nothing for so long loses its connection and its thread.
 SOCKET_TIMEOUT_S: Final = 10.0
-# Each has a thread for as long as it lasts.
+# Each has a thread for as long as it lasts. One more ends the oldest: a client that sends a
+# byte now and then passes every time-out, and a request that is meant takes milliseconds.
 MAX_CONNECTIONS: Final = 256
+# How long a connection that was shut down may take to end its thread.
+LAST_WORDS_S: Final = 1.0
 
 
 class HttpServer:
@@ -59,7 +64,7 @@ class HttpServer:
         self._thread.start()
 
     def close(self) -> None:
-        """Unbinds and ends the thread."""
+        """Unbinds, ends the connections that are left and all threads."""
         if self._server is not None and self._thread is not None:
             self._server.shutdown()
             self._thread.join()
@@ -73,7 +78,9 @@ class HttpServer:
         if path not in ("/metrics", "/healthz", "/readyz"):
             return _text(start_response, "404 Not Found", "there are /metrics, /healthz, /readyz")
         if environment["REQUEST_METHOD"] not in ("GET", "HEAD"):
-            return _text(start_response, "405 Method Not Allowed", "GET only")
+            return _text(
+                start_response, "405 Method Not Allowed", "GET only", ("Allow", "GET, HEAD")
+            )
         if path == "/metrics":
             answer: Iterable[bytes] = self._metrics(environment, start_response)
             return answer
@@ -90,22 +97,51 @@ class _Server(ThreadingMixIn, WSGIServer):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._free = threading.BoundedSemaphore(MAX_CONNECTIONS)
+        # By age. The accepting thread adds, each connection's own takes itself away.
+        self._open: dict[socket.socket, threading.Thread] = {}
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """A thread for the connection, or its end where there are too many already."""
-        if not self._free.acquire(blocking=False):
-            logger.warning("more than %d HTTP connections: one is closed", MAX_CONNECTIONS)
+        """A thread for the connection, in place of the oldest where there are too many."""
+        if len(self._open) >= MAX_CONNECTIONS:
+            logger.debug("more than %d HTTP connections: the oldest ends", MAX_CONNECTIONS)
+            self._end(list(self._open.items())[:1])
+        if len(self._open) >= MAX_CONNECTIONS:
             self.shutdown_request(request)
             return
-        super().process_request(request, client_address)
+        thread = threading.Thread(
+            target=self.process_request_thread,
+            args=(request, client_address),
+            name="http-client",
+            daemon=True,
+        )
+        self._open[request] = thread
+        try:
+            thread.start()
+        except RuntimeError:
+            # No more threads on this machine: the library closes the connection.
+            del self._open[request]
+            raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """Serves the connection on its thread."""
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self._free.release()
+            del self._open[request]
+
+    def server_close(self) -> None:
+        """Unbinds and ends the connections that are left."""
+        super().server_close()
+        self._end(list(self._open.items()))
+
+    def _end(self, connections: Sequence[tuple[socket.socket, threading.Thread]]) -> None:
+        for connection, _ in connections:
+            # Its thread may just have closed it.
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+        until_s = time.monotonic() + LAST_WORDS_S
+        for _, thread in connections:
+            thread.join(max(0.0, until_s - time.monotonic()))
 
     def handle_error(self, _: object, client_address: object) -> None:
         """A client that broke off or fell silent is not worth a traceback on stderr."""
@@ -123,10 +159,16 @@ class _Handler(WSGIRequestHandler):
         """A scrape is not worth a line."""
 
 
-def _text(start_response: StartResponse, status: str, text: str) -> list[bytes]:
+def _text(
+    start_response: StartResponse, status: str, text: str, *headers: tuple[str, str]
+) -> list[bytes]:
     body = f"{text}\n".encode()
     start_response(
         status,
-        [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body)))],
+        [
+            ("Content-Type", "text/plain; charset=utf-8"),
+            ("Content-Length", str(len(body))),
+            *headers,
+        ],
     )
     return [body]

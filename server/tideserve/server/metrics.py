@@ -77,7 +77,7 @@ class _FrontendCollector(Collector):
         yield from _histograms(stats)
         yield from _counters(stats)
         yield from self._queues(entries)
-        yield self._replicas()
+        yield self._replicas(stats)
         if self._triton_names:
             yield from _triton(stats)
             yield self._triton_pending(entries)
@@ -110,11 +110,12 @@ class _FrontendCollector(Collector):
                 family.add_metric(labels, value)
         yield from (requests, rows, size, age, ready)
 
-    def _replicas(self) -> Metric:
+    def _replicas(self, models: Iterable[tuple[str, str]]) -> Metric:
         family = GaugeMetricFamily(
             "tideserve_replicas", "Replicas by state.", labels=(*MODEL, "state")
         )
-        counts: Counter[tuple[str, str, str]] = Counter()
+        # A model without replicas counts 0: an alert on that must have a series to look at.
+        counts = Counter({(*model, state.value): 0 for model in models for state in ReplicaState})
         for replica in self._scheduler.members.all():
             if isinstance(replica.model, ModelKey):
                 name, version = replica.model.name, str(replica.model.version)

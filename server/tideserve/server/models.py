@@ -68,7 +68,8 @@ class ModelTable:
         self.broken: dict[str, str] = {}
         self._wanted: dict[str, frozenset[ModelKey]] = {}
         self._stats: dict[tuple[str, int], ModelStats] = {}
-        # What an unversioned or versioned request binds to: rebuilt with every change.
+        # What an unversioned or versioned request binds to: made anew with every change and
+        # then put here at once, because the HTTP thread reads it too.
         self._bindings: dict[tuple[str, str], ModelEntry] = {}
 
     # --- what should be there -------------------------------------------------------------
@@ -199,9 +200,11 @@ class ModelTable:
     def all_ready(self) -> bool:
         """Every model that should be served is; one whose new files are broken goes on with
         the old ones."""
-        return all((name, "") in self._bindings for name in self.broken) and all(
-            (key.name, str(key.version)) in self._bindings
-            for wanted in self._wanted.values()
+        # Other threads ask too: `list` of a dictionary is not interrupted by a change of it.
+        bindings = self._bindings
+        return all((name, "") in bindings for name in list(self.broken)) and all(
+            (key.name, str(key.version)) in bindings
+            for wanted in list(self._wanted.values())
             for key in wanted
         )
 
@@ -237,13 +240,14 @@ class ModelTable:
 
     def _changed(self) -> None:
         self.changes += 1
-        self._bindings = {}
+        bindings: dict[tuple[str, str], ModelEntry] = {}
         # The newest version last, and of one version the generation that is wanted.
         for entry in sorted(self.entries.values(), key=self._precedence):
             if entry.state is ModelState.READY:
                 name, version, _ = entry.key
                 for text in ("", str(version)):
-                    self._bindings[name, text] = entry
+                    bindings[name, text] = entry
+        self._bindings = bindings
 
     def _precedence(self, entry: ModelEntry) -> tuple[int, bool]:
         return entry.key.version, entry.key in self._wanted.get(entry.key.name, ())
