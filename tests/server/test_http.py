@@ -1,5 +1,6 @@
 """The HTTP port: who asks what gets which answer, and nobody holds the others up."""
 
+import gzip
 import http.client
 import socket
 import struct
@@ -8,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 
 from tideserve.server.errors import AddressInUseError
 from tideserve.server.http import HttpServer
@@ -70,6 +72,20 @@ def test_metrics_are_answered(server: HttpServer) -> None:
     assert "tides 3.0" in text
 
 
+def test_metrics_come_as_openmetrics_and_compressed_if_asked_for(server: HttpServer) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    accepted = {"Accept": "application/openmetrics-text", "Accept-Encoding": "gzip"}
+    connection.request("GET", "/metrics", headers=accepted)
+    response = connection.getresponse()
+    text = gzip.decompress(response.read()).decode()
+    connection.close()
+
+    assert response.getheader("Content-Encoding") == "gzip"
+    assert str(response.getheader("Content-Type")).startswith("application/openmetrics-text")
+    (family,) = openmetrics(text)
+    assert (family.name, family.samples[0].value) == ("tides", 3.0)
+
+
 @pytest.mark.parametrize("path", ["/", "/metrics/", "/v2/health/live", "/healthz/x"])
 def test_another_path_is_not_found_and_told_which_there_are(server: HttpServer, path: str) -> None:
     assert ask(server, path) == (404, "there are /metrics, /healthz, /readyz\n")
@@ -78,11 +94,33 @@ def test_another_path_is_not_found_and_told_which_there_are(server: HttpServer, 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
 @pytest.mark.parametrize("path", ["/metrics", "/healthz"])
 def test_another_method_is_refused(server: HttpServer, path: str, method: str) -> None:
-    assert ask(server, path, method)[0] == 405
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    connection.request(method, path)
+    response = connection.getresponse()
+    response.read()
+    connection.close()
+
+    assert (response.status, response.getheader("Allow")) == (405, "GET, HEAD")
 
 
-def test_head_is_answered_without_a_body(server: HttpServer) -> None:
-    assert ask(server, "/healthz", "HEAD") == (200, "")
+def raw(server: HttpServer, request: bytes) -> tuple[bytes, bytes]:
+    """Head and body as they are on the wire, which a client library would make fit."""
+    with socket.create_connection(("127.0.0.1", server.port), 10) as client:
+        client.sendall(request)
+        received = b"".join(iter(lambda: client.recv(65536), b""))
+    head, _, body = received.partition(b"\r\n\r\n")
+    return head, body
+
+
+@pytest.mark.parametrize("path", [b"/healthz", b"/metrics"])
+def test_head_is_answered_as_get_without_a_body(server: HttpServer, path: bytes) -> None:
+    get_head, get_body = raw(server, b"GET " + path + b" HTTP/1.0\r\n\r\n")
+    head, body = raw(server, b"HEAD " + path + b" HTTP/1.0\r\n\r\n")
+
+    assert head.startswith(b"HTTP/1.0 200 OK\r\n")
+    assert b"Content-Length: %d" % len(get_body) in head
+    assert len(head) == len(get_head)
+    assert (len(get_body) > 0, body) == (True, b"")
 
 
 def test_garbage_is_refused_and_the_next_good_request_answered(server: HttpServer) -> None:
@@ -101,6 +139,49 @@ def test_clients_that_say_nothing_hold_nobody_up(server: HttpServer) -> None:
     finally:
         for client in silent:
             client.close()
+
+
+def test_one_connection_too_many_ends_the_oldest_and_is_answered(
+    server: HttpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tideserve.server.http.MAX_CONNECTIONS", 3)
+    # They send a byte now and then, which no time-out sees.
+    slow = [socket.create_connection(("127.0.0.1", server.port), 10) for _ in range(3)]
+    try:
+        for client in slow:
+            client.sendall(b"G")
+        assert ask(server, "/healthz") == (200, "ok\n")
+        assert ended(slow[0])
+        for client in slow[1:]:
+            client.sendall(b"ET /healthz HTTP/1.0\r\n\r\n")
+            assert b"200 OK" in client.recv(1000)
+    finally:
+        for client in slow:
+            client.close()
+
+
+def ended(client: socket.socket) -> bool:
+    """Whether the server broke the connection off; waits for it."""
+    try:
+        while client.recv(1000):
+            pass
+    except ConnectionError:
+        pass
+    return True
+
+
+def test_closing_ends_connections_and_their_threads(reason: Reason) -> None:
+    before = set(threading.enumerate())
+    server = HttpServer("127.0.0.1", 0, CollectorRegistry(), reason)
+    server.start()
+    with socket.create_connection(("127.0.0.1", server.port), 10) as client:
+        client.sendall(b"GET /hea")
+        # Accepted after the slow one, which hence has its thread.
+        assert ask(server, "/healthz")[0] == 200
+        server.close()
+
+        assert ended(client)
+        assert set(threading.enumerate()) <= before
 
 
 def test_a_client_that_breaks_off_leaves_no_traceback(

@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.server.samples import make_found, serve
 from tideserve.server.core.queue import ModelQueue
+from tideserve.server.core.replicas import ReplicaState
 from tideserve.server.core.request import Request
 from tideserve.server.core.scheduler import Scheduler
 from tideserve.server.core.settings import ModelSettings
@@ -117,6 +120,23 @@ def test_gauges_are_the_tables_of_this_moment() -> None:
     assert world.value("tideserve_replicas", state="READY") == 0
     assert world.value("tideserve_replicas", model="", version="", state="STANDBY") == 1
     assert world.value("nv_inference_pending_request_count") == 2
+
+
+def test_a_model_without_replicas_counts_none_in_every_state() -> None:
+    world = World()
+
+    assert {world.value("tideserve_replicas", state=state.value) for state in ReplicaState} == {0}
+
+
+def test_openmetrics_parser_takes_all_of_it() -> None:
+    world = World()
+    world.stats.on_answers(1.0, 0.5, [0.0])
+    text = generate_openmetrics(world.registry).decode()
+    samples = {sample.name for family in openmetrics(text) for sample in family.samples}
+
+    assert samples >= names(world.scrape())
+    assert "nv_inference_count" in samples
+    assert not [it for it in samples if it.startswith("nv_") and it.endswith("_total")]
 
 
 def test_the_build_is_named() -> None:

@@ -1,10 +1,13 @@
 """The life of models: loaded, serving, replaced, broken, unloaded (DESIGN 15.5)."""
 
+import sys
+import threading
+
 import pytest
 
 from tests.server.samples import make_config, make_found, serve
 from tideserve.server.errors import ModelConfigError, NotFoundError, UnavailableError
-from tideserve.server.models import ModelKey, ModelState, ModelTable
+from tideserve.server.models import ModelEntry, ModelKey, ModelState, ModelTable
 from tideserve.v1.model_config_pb2 import ModelConfig
 
 A1 = ModelKey("m", 1, "a")
@@ -270,6 +273,55 @@ def test_resolved_and_ready_differ() -> None:
     assert not models.all_ready()
     models.ready(A1, make_config())
     assert models.all_ready()
+
+
+def test_who_asks_during_a_change_sees_what_was_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    models = ModelTable()
+    serve(models, make_found())
+    seen: list[tuple[bool, bool]] = []
+    precedence = ModelTable._precedence
+
+    def look(table: ModelTable, entry: ModelEntry) -> tuple[int, bool]:
+        seen.append((table.all_ready(), table.is_bindable("m", "")))
+        return precedence(table, entry)
+
+    monkeypatch.setattr(ModelTable, "_precedence", look)
+    serve(models, make_found(versions=[(1, "b")]))
+
+    assert seen
+    assert set(seen) == {(True, True)}
+
+
+def test_another_thread_may_ask_while_models_come_and_go() -> None:
+    models = ModelTable()
+    for at in range(30):
+        serve(models, make_found(f"n{at}"))
+    failures: list[BaseException] = []
+    stop = threading.Event()
+
+    def ask() -> None:
+        try:
+            while not stop.is_set():
+                models.all_ready()
+        except BaseException as error:  # noqa: BLE001 - handed to the test
+            failures.append(error)
+
+    thread = threading.Thread(target=ask)
+    interval_s = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    thread.start()
+    try:
+        for at in range(300):
+            serve(models, make_found(f"x{at}"))
+            models.load(make_found("bad", error="e"))
+            models.unload("bad")
+            models.unload(f"x{at}")
+            models.remove(ModelKey(f"x{at}", 1, "a"))
+    finally:
+        stop.set()
+        thread.join(30)
+        sys.setswitchinterval(interval_s)
+    assert failures == []
 
 
 def test_every_change_that_binds_or_unbinds_is_counted() -> None:

@@ -74,12 +74,31 @@ class HttpServer:
     def _answer(
         self, environment: WSGIEnvironment, start_response: StartResponse
     ) -> Iterable[bytes]:
+        if environment["REQUEST_METHOD"] != "HEAD":
+            return self._get(environment, start_response)
+        # As GET, less the body, which the library would send.
+        heads: list[tuple[str, list[tuple[str, str]]]] = []
+
+        def keep(status: str, headers: list[tuple[str, str]], *_: Any) -> Callable[[bytes], None]:
+            heads.append((status, headers))
+            return lambda _: None
+
+        body = self._get({**environment, "REQUEST_METHOD": "GET"}, keep)
+        status, headers = heads[0]
+        kept = [(name, value) for name, value in headers if name != "Content-Length"]
+        start_response(status, [*kept, ("Content-Length", str(sum(map(len, body))))])
+        return []
+
+    def _get(self, environment: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         path = environment.get("PATH_INFO", "/")
         if path not in ("/metrics", "/healthz", "/readyz"):
             return _text(start_response, "404 Not Found", "there are /metrics, /healthz, /readyz")
-        if environment["REQUEST_METHOD"] not in ("GET", "HEAD"):
+        if environment["REQUEST_METHOD"] != "GET":
             return _text(
-                start_response, "405 Method Not Allowed", "GET only", ("Allow", "GET, HEAD")
+                start_response,
+                "405 Method Not Allowed",
+                "GET and HEAD only",
+                ("Allow", "GET, HEAD"),
             )
         if path == "/metrics":
             answer: Iterable[bytes] = self._metrics(environment, start_response)
@@ -96,9 +115,10 @@ class _Server(ThreadingMixIn, WSGIServer):
     request_queue_size = 128
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        # By age. The accepting thread adds, each connection's own takes itself away.
+        # By age. The accepting thread adds, each connection's own takes itself away. First, as
+        # the library closes the server where it cannot bind.
         self._open: dict[socket.socket, threading.Thread] = {}
+        super().__init__(*arguments, **options)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """A thread for the connection, in place of the oldest where there are too many."""
