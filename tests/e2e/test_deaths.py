@@ -1,6 +1,7 @@
 """Replicas that die, freeze or are poisoned under load: no call is lost (R1, R5, R6)."""
 
 import asyncio
+import contextlib
 import os
 import random
 import signal
@@ -34,8 +35,10 @@ def test_a_replica_that_dies_every_second_fails_no_call(
             pids = await asyncio.to_thread(server.ready_pids, "accelerator_standin")
             if pids:
                 pid = source.choice(pids)
-                os.kill(pid, number)
-                killed.append(pid)
+                # The snapshot may be older than the autoscaler's own kill of it.
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
+                    killed.append(pid)
 
     asyncio.run(load.run(kill()))
     assert not load.wrong
