@@ -82,7 +82,7 @@ def test_metrics_come_as_openmetrics_and_compressed_if_asked_for(server: HttpSer
 
     assert response.getheader("Content-Encoding") == "gzip"
     assert str(response.getheader("Content-Type")).startswith("application/openmetrics-text")
-    (family,) = openmetrics(text)
+    (family,) = openmetrics(text)  # type: ignore[no-untyped-call]
     assert (family.name, family.samples[0].value) == ("tides", 3.0)
 
 
