@@ -289,11 +289,12 @@ def test_a_stream_is_read_no_further_than_the_bound_and_loses_nothing(
     plain_front: GrpcioFront, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(event_queue, "MAX_WAITING_BYTES", 1_000_000)
+    messages = 400  # 80 MB
     read = 0
 
     def requests() -> Iterator[bytes]:
         nonlocal read
-        for n in range(100):
+        for n in range(messages):
             read = n
             yield n.to_bytes(4) * 50_000
 
@@ -303,9 +304,10 @@ def test_a_stream_is_read_no_further_than_the_bound_and_loses_nothing(
         answers = bidi(requests(), timeout=WAIT_S)
         (call,) = plain_front.recv(1, WAIT_S)
         threading.Event().wait(0.5)  # nothing to wait for: nothing more may happen
-        assert read < 60
+        # gRPC's windows and the kernel's buffers grow to some 16 MB on a busy machine.
+        assert read < messages // 2
         got: list[int] = []
-        while len(got) < 100:
+        while len(got) < messages:
             got.extend(
                 int.from_bytes(event.payload[:4])
                 for event in plain_front.recv(10, WAIT_S)
@@ -313,4 +315,4 @@ def test_a_stream_is_read_no_further_than_the_bound_and_loses_nothing(
             )
         plain_front.end(call.call_id)
         assert list(answers) == []
-    assert got == list(range(100))
+    assert got == list(range(messages))
