@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from tideserve.cli.exits import OK, REFUSED, errors_as_exit_codes
+from tideserve.cli.exits import OK, REFUSED
 from tideserve.cli.options import (
     ADDRESS,
     Address,
@@ -32,12 +32,9 @@ def health(
     tls_key: TlsKey = None,
 ) -> None:
     """Say whether the server, or a model, is ready: exit code 0 if so, 1 if not."""
-    with (
-        errors_as_exit_codes(),
-        open_client(
-            address, timeout_s=timeout, ca=tls_ca, certificate=tls_cert, key=tls_key
-        ) as client,
-    ):
+    with open_client(
+        address, timeout_s=timeout, ca=tls_ca, certificate=tls_cert, key=tls_key
+    ) as client:
         if wait > 0:
             client.wait_ready(wait, model or None, version)
         ready = client.is_model_ready(model, version) if model else client.is_ready()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tideserve.cli.exits import UsageFault, errors_as_exit_codes
+from tideserve.cli.exits import UsageFault
 from tideserve.cli.options import (
     ADDRESS,
     Address,
@@ -73,12 +73,9 @@ def infer(
     tls_key: TlsKey = None,
 ) -> None:
     """Send values from files, or random ones, to a model and show what it answers."""
-    with (
-        errors_as_exit_codes(),
-        open_client(
-            address, timeout_s=timeout, ca=tls_ca, certificate=tls_cert, key=tls_key
-        ) as client,
-    ):
+    with open_client(
+        address, timeout_s=timeout, ca=tls_ca, certificate=tls_cert, key=tls_key
+    ) as client:
         from tideserve.cli.output_files import checked_save_path
         from tideserve.cli.output_files import save as save_outputs
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tideserve.cli.exits import UsageFault, errors_as_exit_codes
+from tideserve.cli.exits import UsageFault
 from tideserve.cli.options import (
     ADDRESS,
     Address,
@@ -33,12 +33,9 @@ def models(
     tls_key: TlsKey = None,
 ) -> None:
     """List the models of the repository and the state of each version."""
-    with (
-        errors_as_exit_codes(),
-        open_client(
-            address, timeout_s=timeout, ca=tls_ca, certificate=tls_cert, key=tls_key
-        ) as client,
-    ):
+    with open_client(
+        address, timeout_s=timeout, ca=tls_ca, certificate=tls_cert, key=tls_key
+    ) as client:
         entries = client.models(ready_only=ready)
     if json:
         write_json([asdict(entry) for entry in entries])
@@ -62,12 +59,9 @@ def load(
     tls_key: TlsKey = None,
 ) -> None:
     """Load a model, or reload it from its files."""
-    with (
-        errors_as_exit_codes(),
-        open_client(
-            address, timeout_s=timeout, ca=tls_ca, certificate=tls_cert, key=tls_key
-        ) as client,
-    ):
+    with open_client(
+        address, timeout_s=timeout, ca=tls_ca, certificate=tls_cert, key=tls_key
+    ) as client:
         client.load(model, None if config is None else _config_text(config))
     _say(json, model, "loaded")
 
@@ -82,12 +76,9 @@ def unload(
     tls_key: TlsKey = None,
 ) -> None:
     """Unload a model: what it has admitted is still answered."""
-    with (
-        errors_as_exit_codes(),
-        open_client(
-            address, timeout_s=timeout, ca=tls_ca, certificate=tls_cert, key=tls_key
-        ) as client,
-    ):
+    with open_client(
+        address, timeout_s=timeout, ca=tls_ca, certificate=tls_cert, key=tls_key
+    ) as client:
         client.unload(model)
     _say(json, model, "unloaded")
 

@@ -1,12 +1,14 @@
 """The options that several commands share, and the client they open."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from tideserve.cli.exits import UsageFault
+from tideserve.cli.exits import UsageFault, errors_as_exit_codes
 from tideserve.cli.token import find_token
 from tideserve.client import Client, InvalidArgument, TlsOptions
 from tideserve.client.connection import DEFAULT_ADDRESS
@@ -31,6 +33,7 @@ TlsKey = Annotated[Path | None, typer.Option(help="PEM of this client's key (mTL
 ADDRESS = DEFAULT_ADDRESS
 
 
+@contextmanager
 def open_client(
     address: str,
     *,
@@ -38,11 +41,17 @@ def open_client(
     ca: Path | None = None,
     certificate: Path | None = None,
     key: Path | None = None,
-) -> Client:
-    """A client without the token, which only `control_client` reads."""
-    return _client(address, None, timeout_s, _tls(ca, certificate, key))
+) -> Iterator[Client]:
+    """A client without the token, which only `control_client` reads. What goes wrong with it,
+    or is raised inside, ends the command with a line on stderr and an exit code."""
+    with (
+        errors_as_exit_codes(),
+        _client(address, None, timeout_s, _tls(ca, certificate, key)) as client,
+    ):
+        yield client
 
 
+@contextmanager
 def control_client(
     address: str,
     token_file: Path | None,
@@ -51,10 +60,12 @@ def control_client(
     ca: Path | None = None,
     certificate: Path | None = None,
     key: Path | None = None,
-) -> Client:
-    """A client for the control plane."""
-    token = find_token(address, token_file, os.environ)
-    return _client(address, token, timeout_s, _tls(ca, certificate, key))
+) -> Iterator[Client]:
+    """A client for the control plane, with errors as `open_client`'s."""
+    with errors_as_exit_codes():
+        token = find_token(address, token_file, os.environ)
+        with _client(address, token, timeout_s, _tls(ca, certificate, key)) as client:
+            yield client
 
 
 def _client(address: str, token: str | None, timeout_s: float, tls: TlsOptions | None) -> Client:

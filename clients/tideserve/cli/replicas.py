@@ -2,7 +2,6 @@
 
 from dataclasses import asdict
 
-from tideserve.cli.exits import errors_as_exit_codes
 from tideserve.cli.options import (
     ADDRESS,
     Address,
@@ -27,12 +26,9 @@ def replicas(
     tls_key: TlsKey = None,
 ) -> None:
     """List the replicas: what they serve, their state and where they run."""
-    with (
-        errors_as_exit_codes(),
-        control_client(
-            address, token_file, timeout_s=timeout, ca=tls_ca, certificate=tls_cert, key=tls_key
-        ) as client,
-    ):
+    with control_client(
+        address, token_file, timeout_s=timeout, ca=tls_ca, certificate=tls_cert, key=tls_key
+    ) as client:
         found = client.replicas()
     if json:
         write_json([asdict(replica) for replica in found])

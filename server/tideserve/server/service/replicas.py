@@ -2,24 +2,20 @@
 
 import logging
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from tideserve.server.batch import BatchOutputs, encode_lease
 from tideserve.server.core.actions import (
     Action,
     AnswerEmpty,
     Dispatch,
-    FailureCause,
     RefuseCall,
     ReplicaLeft,
     ReplicaLost,
     SendDrain,
 )
 from tideserve.server.core.leases import Lease as CoreLease
-from tideserve.server.core.leases import max_batch_time_s
-from tideserve.server.core.outcomes import BatchDone, BatchFailed
+from tideserve.server.core.outcomes import BatchDone
 from tideserve.server.core.outcomes import Outcome as CoreOutcome
 from tideserve.server.core.replicas import Exchange, ReplicaState
 from tideserve.server.core.scheduler import Scheduler
@@ -31,9 +27,9 @@ from tideserve.server.errors import (
     StaleCallError,
 )
 from tideserve.server.front import Call, Front, Status
-from tideserve.server.models import ModelEntry, ModelKey, ModelState, ModelTable
+from tideserve.server.models import ModelKey, ModelState, ModelTable
 from tideserve.server.repository.spec import is_complete
-from tideserve.server.service.inference import PendingRequest
+from tideserve.server.service.leases import encode_dispatch, read_outcome
 from tideserve.server.service.messages import parse
 from tideserve.v1.replica_pb2 import (
     Assign,
@@ -45,7 +41,6 @@ from tideserve.v1.replica_pb2 import (
     ExchangeRequest,
     ExchangeResponse,
     JoinRequest,
-    Lease,
     Outcome,
     StartupPhase,
     Stop,
@@ -56,11 +51,6 @@ logger = logging.getLogger(__name__)
 
 BEAT_INTERVAL_S: Final = 0.25
 _BEAT_ANSWER: Final = BeatResponse().SerializeToString()
-_CAUSES: Final = {
-    BatchFailure.MODEL_ERROR: FailureCause.MODEL_ERROR,
-    BatchFailure.BAD_OUTPUT: FailureCause.BAD_OUTPUT,
-    BatchFailure.OUT_OF_MEMORY: FailureCause.OUT_OF_MEMORY,
-}
 
 
 @dataclass(slots=True)
@@ -209,7 +199,7 @@ class ReplicaService:
         self._exchanges.pop(action.call_id, None)
         entry = self._models.entries.get(lease.model)  # type: ignore[call-overload]
         assert entry is not None
-        payload = self._encode(action, entry, now_s)
+        payload = encode_dispatch(action, self._scheduler.models[lease.model], entry, now_s)
         if self._front.respond(action.call_id, payload):
             return []
         return self._scheduler.on_exchange_gone(lease.replica_id, action.call_id, now_s)
@@ -265,8 +255,9 @@ class ReplicaService:
     def forget(self, replica_id: str) -> None:
         """Its process is known to have ended."""
         self.changes += 1
-        self.info.pop(replica_id, None)
         self._scheduler.members.forget(replica_id)
+        if self._scheduler.members.get(replica_id) is None:
+            self.info.pop(replica_id, None)
 
     # --- inside ---------------------------------------------------------------------------
 
@@ -311,56 +302,12 @@ class ReplicaService:
         )
 
     def _read_outcome(self, outcome: Outcome, held: dict[int, CoreLease]) -> CoreOutcome:
-        """The core's view of an outcome; what came is checked and kept with its lease."""
         lease = held.get(outcome.lease_id)
         entry = None if lease is None else self._models.entries.get(lease.model)  # type: ignore[call-overload]
-        if lease is None or entry is None or entry.spec is None:
+        if lease is None or entry is None:
+            # The core drops it and says so.
             return BatchDone(outcome.lease_id, outcome.infer_s)
-        if lease.outputs is not None:
-            # Said twice in one Exchange: the core drops the second.
-            return BatchDone(outcome.lease_id, outcome.infer_s)
-        if outcome.WhichOneof("outcome") != "result":
-            cause = _CAUSES.get(outcome.failure.kind, FailureCause.MODEL_ERROR)
-            return BatchFailed(outcome.lease_id, cause, outcome.failure.message)
-        try:
-            outputs = BatchOutputs(outcome.result.outputs, entry.spec, lease.rows)
-        except ValueError as error:
-            return BatchFailed(outcome.lease_id, FailureCause.BAD_OUTPUT, str(error))
-        missing = outputs.missing(_requested(lease.requests))
-        if missing:
-            return BatchFailed(
-                outcome.lease_id,
-                FailureCause.BAD_OUTPUT,
-                f"expected output {', '.join(map(repr, missing))}, which is missing",
-            )
-        lease.outputs = outputs
-        compute_s = outcome.input_s + outcome.infer_s + outcome.output_s
-        entry.stats.on_batch(
-            lease.rows,
-            len(lease.requests),
-            outcome.input_s,
-            outcome.infer_s,
-            outcome.output_s,
-            time.time(),
-        )
-        return BatchDone(outcome.lease_id, compute_s)
-
-    def _encode(self, action: Dispatch, entry: ModelEntry, now_s: float) -> bytes:
-        lease = action.lease
-        assert entry.spec is not None
-        model = self._scheduler.models[lease.model]
-        limit_s = max_batch_time_s(model.settings.lease, model.profile, lease.rows)
-        message = Lease(
-            lease_id=lease.lease_id,
-            rows=lease.rows,
-            requested_outputs=_requested(lease.requests),
-            request_rows=[request.rows for request in lease.requests],
-            time_left_s=limit_s + lease.started_s - now_s,
-        )
-        inputs = [
-            request.inputs for request in lease.requests if isinstance(request, PendingRequest)
-        ]
-        return encode_lease(action.sequence, action.dropped_lease_ids, message, inputs, entry.spec)
+        return read_outcome(outcome, lease, entry, time.time())
 
     def _command(self, replica_id: str, command: Command) -> None:
         call_id = self._calls.get(replica_id)
@@ -372,15 +319,3 @@ class ReplicaService:
         if call_id is not None:
             self._life_lines.pop(call_id, None)
             self._front.fail(call_id, status)
-
-
-def _requested(requests: Iterable[object]) -> list[str]:
-    """Outputs that some caller asked for; empty if one asked for all."""
-    names: dict[str, None] = {}
-    for request in requests:
-        assert isinstance(request, PendingRequest)
-        outputs = request.inputs.plan.outputs
-        if not outputs:
-            return []
-        names.update(dict.fromkeys(outputs))
-    return list(names)

@@ -1,0 +1,77 @@
+"""A lease on its way out and its outcome on its way back: the core's values as messages."""
+
+from collections.abc import Iterable
+from typing import Final
+
+from tideserve.server.batch import BatchOutputs, encode_lease
+from tideserve.server.core.actions import Dispatch, FailureCause
+from tideserve.server.core.leases import Lease as CoreLease
+from tideserve.server.core.leases import max_batch_time_s
+from tideserve.server.core.model import Model
+from tideserve.server.core.outcomes import BatchDone, BatchFailed
+from tideserve.server.core.outcomes import Outcome as CoreOutcome
+from tideserve.server.models import ModelEntry
+from tideserve.server.service.inference import PendingRequest
+from tideserve.v1.replica_pb2 import BatchFailure, Lease, Outcome
+
+_CAUSES: Final = {
+    BatchFailure.MODEL_ERROR: FailureCause.MODEL_ERROR,
+    BatchFailure.BAD_OUTPUT: FailureCause.BAD_OUTPUT,
+    BatchFailure.OUT_OF_MEMORY: FailureCause.OUT_OF_MEMORY,
+}
+
+
+def encode_dispatch(action: Dispatch, model: Model, entry: ModelEntry, now_s: float) -> bytes:
+    """The answer of the Exchange that takes a lease."""
+    lease = action.lease
+    assert entry.spec is not None
+    limit_s = max_batch_time_s(model.settings.lease, model.profile, lease.rows)
+    message = Lease(
+        lease_id=lease.lease_id,
+        rows=lease.rows,
+        requested_outputs=_requested(lease.requests),
+        request_rows=[request.rows for request in lease.requests],
+        time_left_s=limit_s + lease.started_s - now_s,
+    )
+    inputs = [request.inputs for request in lease.requests if isinstance(request, PendingRequest)]
+    return encode_lease(action.sequence, action.dropped_lease_ids, message, inputs, entry.spec)
+
+
+def read_outcome(
+    outcome: Outcome, lease: CoreLease, entry: ModelEntry, unix_s: float
+) -> CoreOutcome:
+    """The core's view of an outcome. What came is checked, kept with its lease and counted."""
+    if lease.outputs is not None:
+        # Said twice in one Exchange: the core drops the second.
+        return BatchDone(outcome.lease_id, outcome.infer_s)
+    if outcome.WhichOneof("outcome") != "result":
+        cause = _CAUSES.get(outcome.failure.kind, FailureCause.MODEL_ERROR)
+        return BatchFailed(outcome.lease_id, cause, outcome.failure.message)
+    assert entry.spec is not None
+    try:
+        outputs = BatchOutputs(outcome.result.outputs, entry.spec, lease.rows)
+    except ValueError as error:
+        return BatchFailed(outcome.lease_id, FailureCause.BAD_OUTPUT, str(error))
+    missing = outputs.missing(_requested(lease.requests))
+    if missing:
+        return BatchFailed(
+            outcome.lease_id,
+            FailureCause.BAD_OUTPUT,
+            f"expected output {', '.join(map(repr, missing))}, which is missing",
+        )
+    lease.outputs = outputs
+    input_s, infer_s, output_s = outcome.input_s, outcome.infer_s, outcome.output_s
+    entry.stats.on_batch(lease.rows, len(lease.requests), input_s, infer_s, output_s, unix_s)
+    return BatchDone(outcome.lease_id, input_s + infer_s + output_s)
+
+
+def _requested(requests: Iterable[object]) -> list[str]:
+    """Outputs that some caller asked for; empty if one asked for all."""
+    names: dict[str, None] = {}
+    for request in requests:
+        assert isinstance(request, PendingRequest)
+        outputs = request.inputs.plan.outputs
+        if not outputs:
+            return []
+        names.update(dict.fromkeys(outputs))
+    return list(names)
