@@ -47,6 +47,10 @@ class WireError(ReplicaError):
     """Bytes that are not the message they should be."""
 
 
+class Http2Error(ReplicaError):
+    """What came is not HTTP/2, or ends the call before its answer."""
+
+
 class CallBrokenError(ReplicaError):
     """A call ended without an answer, and may be repeated."""
 

@@ -1,4 +1,4 @@
-"""The calls of one life: Join, Exchange and Beat over one channel of its own.
+"""The calls of one life: Join and Beat over one channel of its own, Exchange over sockets.
 
 A channel lives as long as one Join, so that closing it ends every call of that life at
 once and a new life does not wait out an old connection's backoff.
@@ -13,12 +13,13 @@ import grpc
 
 from tideserve.replica.errors import CallBrokenError, CallRefusedError, JoinRefusedError
 from tideserve.replica.settings import ReplicaSettings
+from tideserve.replica.unary import UnaryMethod
 from tideserve.v1.metadata import TOKEN_METADATA_KEY
 from tideserve.v1.methods import REPLICA_SERVICE
 from tideserve.v1.replica_pb2 import BeatRequest, Command, JoinRequest
 
 # Beyond the 10 s after which the frontend answers an Exchange empty.
-EXCHANGE_TIMEOUT_S: Final = 20.0
+EXCHANGE_TIMEOUT_S: Final = 20
 BEAT_TIMEOUT_S: Final = 2.0
 _CHANNEL_OPTIONS: Final = (
     # The frontend bounds messages (Welcome.max_message_bytes); its leases must pass.
@@ -55,6 +56,8 @@ _JOIN_REFUSALS: Final = frozenset(
     }
 )
 
+_CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
+
 
 class Link:
     """One life's channel. `open` before the calls; `close` from any thread ends them all."""
@@ -74,8 +77,11 @@ class Link:
             response_deserializer=Command.FromString,
         )
         # Bytes in and out: `wire` writes and reads these messages.
-        self._exchange: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(
-            f"/{REPLICA_SERVICE}/Exchange"
+        self._exchange = UnaryMethod(
+            self._settings.address,
+            f"/{REPLICA_SERVICE}/Exchange",
+            self._metadata,
+            EXCHANGE_TIMEOUT_S,
         )
         self._beat: grpc.UnaryUnaryMultiCallable[BeatRequest, bytes] = channel.unary_unary(
             f"/{REPLICA_SERVICE}/Beat", request_serializer=BeatRequest.SerializeToString
@@ -100,7 +106,8 @@ class Link:
         except (grpc.RpcError, ValueError) as error:
             if self._closed:
                 raise CallBrokenError("the life is closed") from error
-            code, text = _status(error)
+            code, detail = _status(error)
+            text = f"{code.name}: {detail}"
             if code in _JOIN_REFUSALS:
                 raise JoinRefusedError(text) from error
             if code is grpc.StatusCode.FAILED_PRECONDITION:
@@ -110,13 +117,11 @@ class Link:
 
     def exchange(self, message: bytes) -> bytes:
         """One Exchange. Raises `CallBrokenError` and `CallRefusedError`."""
-        try:
-            answer: bytes = self._exchange(
-                message, timeout=EXCHANGE_TIMEOUT_S, metadata=self._metadata
-            )
-        except (grpc.RpcError, ValueError) as error:
-            raise self._call_error(error) from error
-        return answer
+        reply = self._exchange.call(message)
+        if reply.status == 0:
+            return reply.message
+        code = _CODES.get(reply.status, grpc.StatusCode.UNKNOWN)
+        raise _error_of(code, reply.detail)
 
     def beat(self, request: BeatRequest) -> None:
         """One Beat. Raises `CallBrokenError` and `CallRefusedError`."""
@@ -128,18 +133,22 @@ class Link:
     def close(self) -> None:
         """Ends every call that is out."""
         self._closed = True
+        self._exchange.close()
         self._channel.close()
 
     def _call_error(self, error: Exception) -> CallBrokenError | CallRefusedError:
         if self._closed:
             # grpcio raises ValueError for a call that begins on a closed channel.
             return CallBrokenError("the life is closed")
-        code, text = _status(error)
-        return CallRefusedError(text) if code in _REFUSALS else CallBrokenError(text)
+        return _error_of(*_status(error))
+
+
+def _error_of(code: grpc.StatusCode, detail: str) -> CallBrokenError | CallRefusedError:
+    text = f"{code.name}: {detail}"
+    return CallRefusedError(text) if code in _REFUSALS else CallBrokenError(text)
 
 
 def _status(error: Exception) -> tuple[grpc.StatusCode, str]:
     if not isinstance(error, grpc.Call):
         raise error
-    code = error.code()
-    return code, f"{code.name}: {error.details()}"
+    return error.code(), error.details() or ""
