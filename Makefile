@@ -1,6 +1,7 @@
 # Needs Python 3.11 or newer, make and a C compiler; everything else goes into .venv.
 #
 #   make serve    serves examples/models        make check    all that CI checks
+#   make demo     scales under a scripted load
 #   make test     runs the tests                make format   formats and sorts the sources
 #   make bench    measures, beside peers        make models   trains the example models anew
 #   make bench-setup  installs the peers        make generate writes the wire's modules anew
@@ -13,13 +14,14 @@ TORCH_PIP_ARGS ?=
 SERVE_ARGS ?=
 TEST_ARGS ?=
 BENCH_ARGS ?=
+DEMO_ARGS ?=
 
 BIN := .venv/bin
 TORCH := torch==2.13.0
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-input -c constraints.txt
 BENCH_PIP := -m pip install -qq --disable-pip-version-check --no-input
 
-.PHONY: serve test check lint generated bench bench-setup models generate format clean
+.PHONY: serve demo test check lint generated bench bench-setup models generate format clean
 .DELETE_ON_ERROR:
 
 serve: .venv/serve.stamp
@@ -51,6 +53,9 @@ generate: .venv/dev.stamp
 
 models: .venv/dev.stamp
 	$(BIN)/python -m examples.train
+
+demo: .venv/dev.stamp
+	$(BIN)/python -m examples.demo $(DEMO_ARGS)
 
 bench: .venv/dev.stamp
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
