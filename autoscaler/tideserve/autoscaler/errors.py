@@ -44,3 +44,14 @@ class SupersededError(FrontendError):
 
 class LaunchError(AutoscalerError):
     """A replica could not be started."""
+
+
+class NoSuchReplicaError(AutoscalerError):
+    """No replica of that name was started by this launcher."""
+
+
+# --- of a source --------------------------------------------------------------------------
+
+
+class SourceError(AutoscalerError):
+    """A source of samples does not answer, or not with what was asked for: no data (S2)."""

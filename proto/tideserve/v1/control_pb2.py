@@ -25,45 +25,63 @@ _sym_db = _symbol_database.Default()
 from tideserve.v1 import replica_pb2 as tideserve_dot_v1_dot_replica__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1atideserve/v1/control.proto\x12\x0ctideserve.v1\x1a\x1atideserve/v1/replica.proto\"A\n\x0cWatchRequest\x12\x12\n\ninterval_s\x18\x01 \x01(\x01\x12\x1d\n\x15\x61utoscaler_generation\x18\x02 \x01(\x04\"\xa2\x01\n\x08Snapshot\x12\x0e\n\x06time_s\x18\x01 \x01(\x01\x12\x16\n\x0e\x66rontend_epoch\x18\x02 \x01(\x04\x12+\n\x06models\x18\x03 \x03(\x0b\x32\x1b.tideserve.v1.ModelSnapshot\x12/\n\x08replicas\x18\x04 \x03(\x0b\x32\x1d.tideserve.v1.ReplicaSnapshot\x12\x10\n\x08stopping\x18\x05 \x01(\x08\"\xc1\x04\n\rModelSnapshot\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x12\n\ngeneration\x18\x03 \x01(\t\x12\'\n\x05state\x18\x04 \x01(\x0e\x32\x18.tideserve.v1.ModelState\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x0e\n\x06wanted\x18\x06 \x01(\x08\x12\x0f\n\x07\x62\x61\x63kend\x18\x07 \x01(\t\x12\x10\n\x08\x61rrivals\x18\x08 \x01(\x04\x12\x10\n\x08\x61\x64mitted\x18\t \x01(\x04\x12\x10\n\x08rejected\x18\n \x01(\x04\x12\x0f\n\x07\x65xpired\x18\x0b \x01(\x04\x12\x11\n\tcancelled\x18\x0c \x01(\x04\x12\x11\n\tsucceeded\x18\r \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x0e \x01(\x04\x12\x17\n\x0fqueued_requests\x18\x0f \x01(\x04\x12\x13\n\x0bqueued_rows\x18\x10 \x01(\x04\x12\x14\n\x0cqueued_bytes\x18\x11 \x01(\x04\x12\x14\n\x0coldest_age_s\x18\x12 \x01(\x01\x12-\n\x0cqueue_wait_s\x18\x13 \x01(\x0b\x32\x17.tideserve.v1.Histogram\x12*\n\tlatency_s\x18\x14 \x01(\x0b\x32\x17.tideserve.v1.Histogram\x12+\n\nbatch_rows\x18\x15 \x01(\x0b\x32\x17.tideserve.v1.Histogram\x12+\n\x07profile\x18\x16 \x03(\x0b\x32\x1a.tideserve.v1.ProfilePoint\x12\x17\n\x0fleased_requests\x18\x17 \x01(\x04\"8\n\tHistogram\x12\x0e\n\x06\x62ounds\x18\x01 \x03(\x01\x12\x0e\n\x06\x63ounts\x18\x02 \x03(\x04\x12\x0b\n\x03sum\x18\x03 \x01(\x01\"\xea\x02\n\x0fReplicaSnapshot\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12\x12\n\ngeneration\x18\x04 \x01(\t\x12)\n\x05state\x18\x05 \x01(\x0e\x32\x1a.tideserve.v1.ReplicaState\x12\x0b\n\x03pid\x18\x06 \x01(\r\x12\x0c\n\x04host\x18\x07 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x08 \x01(\t\x12*\n\x06phases\x18\t \x03(\x0b\x32\x1a.tideserve.v1.StartupPhase\x12\r\n\x05phase\x18\n \x01(\t\x12\x0e\n\x06\x62usy_s\x18\x0b \x01(\x01\x12\x14\n\x0cmemory_bytes\x18\x0c \x01(\x04\x12\x0e\n\x06leases\x18\r \x01(\r\x12\x0e\n\x06reason\x18\x0e \x01(\t\x12\x13\n\x0bstate_age_s\x18\x0f \x01(\x01\x12\x11\n\twas_ready\x18\x10 \x01(\x08\x12\x18\n\x10\x64\x65\x61th_attributed\x18\x11 \x01(\x08\"^\n\x0f\x41nnounceRequest\x12\x1d\n\x15\x61utoscaler_generation\x18\x01 \x01(\x04\x12,\n\x08replicas\x18\x02 \x03(\x0b\x32\x1a.tideserve.v1.Announcement\"a\n\x0c\x41nnouncement\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12\x12\n\nmodel_name\x18\x02 \x01(\t\x12\x15\n\rmodel_version\x18\x03 \x01(\x03\x12\x12\n\ngeneration\x18\x04 \x01(\t\"\x12\n\x10\x41nnounceResponse\"\x96\x01\n\x11ReportExitRequest\x12\x1d\n\x15\x61utoscaler_generation\x18\x01 \x01(\x04\x12\x12\n\nreplica_id\x18\x02 \x01(\t\x12\r\n\x05\x63\x61use\x18\x03 \x01(\t\x12\x10\n\x08log_tail\x18\x04 \x03(\t\x12\x15\n\rfailed_starts\x18\x05 \x01(\r\x12\x16\n\x0egive_up_reason\x18\x06 \x01(\t\"\x14\n\x12ReportExitResponse\"H\n\x13\x44rainReplicaRequest\x12\x1d\n\x15\x61utoscaler_generation\x18\x01 \x01(\x04\x12\x12\n\nreplica_id\x18\x02 \x01(\t\"\x16\n\x14\x44rainReplicaResponse\"\x86\x01\n\x12\x41ssignModelRequest\x12\x1d\n\x15\x61utoscaler_generation\x18\x01 \x01(\x04\x12\x12\n\nreplica_id\x18\x02 \x01(\t\x12\x12\n\nmodel_name\x18\x03 \x01(\t\x12\x15\n\rmodel_version\x18\x04 \x01(\x03\x12\x12\n\ngeneration\x18\x05 \x01(\t\"\x15\n\x13\x41ssignModelResponse*k\n\x0cReplicaState\x12\x1d\n\x19REPLICA_STATE_UNSPECIFIED\x10\x00\x12\x0c\n\x08STARTING\x10\x01\x12\x0b\n\x07STANDBY\x10\x02\x12\t\n\x05READY\x10\x03\x12\x0c\n\x08\x44RAINING\x10\x04\x12\x08\n\x04LOST\x10\x05*x\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x11\n\rMODEL_LOADING\x10\x01\x12\x0f\n\x0bMODEL_READY\x10\x02\x12\x12\n\x0eMODEL_RETIRING\x10\x03\x12\x15\n\x11MODEL_UNAVAILABLE\x10\x04\x32\x96\x03\n\x0e\x43ontrolService\x12=\n\x05Watch\x12\x1a.tideserve.v1.WatchRequest\x1a\x16.tideserve.v1.Snapshot0\x01\x12I\n\x08\x41nnounce\x12\x1d.tideserve.v1.AnnounceRequest\x1a\x1e.tideserve.v1.AnnounceResponse\x12O\n\nReportExit\x12\x1f.tideserve.v1.ReportExitRequest\x1a .tideserve.v1.ReportExitResponse\x12U\n\x0c\x44rainReplica\x12!.tideserve.v1.DrainReplicaRequest\x1a\".tideserve.v1.DrainReplicaResponse\x12R\n\x0b\x41ssignModel\x12 .tideserve.v1.AssignModelRequest\x1a!.tideserve.v1.AssignModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1atideserve/v1/control.proto\x12\x0ctideserve.v1\x1a\x1atideserve/v1/replica.proto\"A\n\x0cWatchRequest\x12\x12\n\ninterval_s\x18\x01 \x01(\x01\x12\x1d\n\x15\x61utoscaler_generation\x18\x02 \x01(\x04\"\xbb\x01\n\x08Snapshot\x12\x0e\n\x06time_s\x18\x01 \x01(\x01\x12\x16\n\x0e\x66rontend_epoch\x18\x02 \x01(\x04\x12+\n\x06models\x18\x03 \x03(\x0b\x32\x1b.tideserve.v1.ModelSnapshot\x12/\n\x08replicas\x18\x04 \x03(\x0b\x32\x1d.tideserve.v1.ReplicaSnapshot\x12\x10\n\x08stopping\x18\x05 \x01(\x08\x12\x17\n\x0f\x61utoscaler_http\x18\x06 \x01(\t\"\xa5\x05\n\rModelSnapshot\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x12\n\ngeneration\x18\x03 \x01(\t\x12\'\n\x05state\x18\x04 \x01(\x0e\x32\x18.tideserve.v1.ModelState\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x0e\n\x06wanted\x18\x06 \x01(\x08\x12\x0f\n\x07\x62\x61\x63kend\x18\x07 \x01(\t\x12\x10\n\x08\x61rrivals\x18\x08 \x01(\x04\x12\x10\n\x08\x61\x64mitted\x18\t \x01(\x04\x12\x10\n\x08rejected\x18\n \x01(\x04\x12\x0f\n\x07\x65xpired\x18\x0b \x01(\x04\x12\x11\n\tcancelled\x18\x0c \x01(\x04\x12\x11\n\tsucceeded\x18\r \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x0e \x01(\x04\x12\x17\n\x0fqueued_requests\x18\x0f \x01(\x04\x12\x13\n\x0bqueued_rows\x18\x10 \x01(\x04\x12\x14\n\x0cqueued_bytes\x18\x11 \x01(\x04\x12\x14\n\x0coldest_age_s\x18\x12 \x01(\x01\x12-\n\x0cqueue_wait_s\x18\x13 \x01(\x0b\x32\x17.tideserve.v1.Histogram\x12*\n\tlatency_s\x18\x14 \x01(\x0b\x32\x17.tideserve.v1.Histogram\x12+\n\nbatch_rows\x18\x15 \x01(\x0b\x32\x17.tideserve.v1.Histogram\x12+\n\x07profile\x18\x16 \x03(\x0b\x32\x1a.tideserve.v1.ProfilePoint\x12\x17\n\x0fleased_requests\x18\x17 \x01(\x04\x12(\n\x08\x64\x65\x63ision\x18\x18 \x01(\x0b\x32\x16.tideserve.v1.Decision\x12\x1e\n\x03pin\x18\x19 \x01(\x0b\x32\x11.tideserve.v1.Pin\x12\x18\n\x10latency_target_s\x18\x1a \x01(\x01\"\xb1\x01\n\x08\x44\x65\x63ision\x12\x0f\n\x07\x64\x65sired\x18\x01 \x01(\r\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x12\n\nlimited_by\x18\x03 \x01(\t\x12\x32\n\x06inputs\x18\x04 \x03(\x0b\x32\".tideserve.v1.Decision.InputsEntry\x12\r\n\x05\x61ge_s\x18\x05 \x01(\x01\x1a-\n\x0bInputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\",\n\x03Pin\x12\x10\n\x08replicas\x18\x01 \x01(\r\x12\x13\n\x0bremaining_s\x18\x02 \x01(\x01\"8\n\tHistogram\x12\x0e\n\x06\x62ounds\x18\x01 \x03(\x01\x12\x0e\n\x06\x63ounts\x18\x02 \x03(\x04\x12\x0b\n\x03sum\x18\x03 \x01(\x01\"\xea\x02\n\x0fReplicaSnapshot\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12\x12\n\ngeneration\x18\x04 \x01(\t\x12)\n\x05state\x18\x05 \x01(\x0e\x32\x1a.tideserve.v1.ReplicaState\x12\x0b\n\x03pid\x18\x06 \x01(\r\x12\x0c\n\x04host\x18\x07 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x08 \x01(\t\x12*\n\x06phases\x18\t \x03(\x0b\x32\x1a.tideserve.v1.StartupPhase\x12\r\n\x05phase\x18\n \x01(\t\x12\x0e\n\x06\x62usy_s\x18\x0b \x01(\x01\x12\x14\n\x0cmemory_bytes\x18\x0c \x01(\x04\x12\x0e\n\x06leases\x18\r \x01(\r\x12\x0e\n\x06reason\x18\x0e \x01(\t\x12\x13\n\x0bstate_age_s\x18\x0f \x01(\x01\x12\x11\n\twas_ready\x18\x10 \x01(\x08\x12\x18\n\x10\x64\x65\x61th_attributed\x18\x11 \x01(\x08\"^\n\x0f\x41nnounceRequest\x12\x1d\n\x15\x61utoscaler_generation\x18\x01 \x01(\x04\x12,\n\x08replicas\x18\x02 \x03(\x0b\x32\x1a.tideserve.v1.Announcement\"a\n\x0c\x41nnouncement\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12\x12\n\nmodel_name\x18\x02 \x01(\t\x12\x15\n\rmodel_version\x18\x03 \x01(\x03\x12\x12\n\ngeneration\x18\x04 \x01(\t\"\x12\n\x10\x41nnounceResponse\"\x96\x01\n\x11ReportExitRequest\x12\x1d\n\x15\x61utoscaler_generation\x18\x01 \x01(\x04\x12\x12\n\nreplica_id\x18\x02 \x01(\t\x12\r\n\x05\x63\x61use\x18\x03 \x01(\t\x12\x10\n\x08log_tail\x18\x04 \x03(\t\x12\x15\n\rfailed_starts\x18\x05 \x01(\r\x12\x16\n\x0egive_up_reason\x18\x06 \x01(\t\"\x14\n\x12ReportExitResponse\"H\n\x13\x44rainReplicaRequest\x12\x1d\n\x15\x61utoscaler_generation\x18\x01 \x01(\x04\x12\x12\n\nreplica_id\x18\x02 \x01(\t\"\x16\n\x14\x44rainReplicaResponse\"\x86\x01\n\x12\x41ssignModelRequest\x12\x1d\n\x15\x61utoscaler_generation\x18\x01 \x01(\x04\x12\x12\n\nreplica_id\x18\x02 \x01(\t\x12\x12\n\nmodel_name\x18\x03 \x01(\t\x12\x15\n\rmodel_version\x18\x04 \x01(\x03\x12\x12\n\ngeneration\x18\x05 \x01(\t\"\x15\n\x13\x41ssignModelResponse\"\x80\x01\n\x16ReportDecisionsRequest\x12\x1d\n\x15\x61utoscaler_generation\x18\x01 \x01(\x04\x12.\n\tdecisions\x18\x02 \x03(\x0b\x32\x1b.tideserve.v1.ModelDecision\x12\x17\n\x0f\x61utoscaler_http\x18\x03 \x01(\t\"x\n\rModelDecision\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\x03\x12\x12\n\ngeneration\x18\x03 \x01(\t\x12(\n\x08\x64\x65\x63ision\x18\x04 \x01(\x0b\x32\x16.tideserve.v1.Decision\"\x19\n\x17ReportDecisionsResponse\"d\n\x11ScaleModelRequest\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\x03\x12\x10\n\x08replicas\x18\x03 \x01(\r\x12\x12\n\nduration_s\x18\x04 \x01(\x01\"\x14\n\x12ScaleModelResponse*k\n\x0cReplicaState\x12\x1d\n\x19REPLICA_STATE_UNSPECIFIED\x10\x00\x12\x0c\n\x08STARTING\x10\x01\x12\x0b\n\x07STANDBY\x10\x02\x12\t\n\x05READY\x10\x03\x12\x0c\n\x08\x44RAINING\x10\x04\x12\x08\n\x04LOST\x10\x05*x\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x11\n\rMODEL_LOADING\x10\x01\x12\x0f\n\x0bMODEL_READY\x10\x02\x12\x12\n\x0eMODEL_RETIRING\x10\x03\x12\x15\n\x11MODEL_UNAVAILABLE\x10\x04\x32\xc7\x04\n\x0e\x43ontrolService\x12=\n\x05Watch\x12\x1a.tideserve.v1.WatchRequest\x1a\x16.tideserve.v1.Snapshot0\x01\x12I\n\x08\x41nnounce\x12\x1d.tideserve.v1.AnnounceRequest\x1a\x1e.tideserve.v1.AnnounceResponse\x12O\n\nReportExit\x12\x1f.tideserve.v1.ReportExitRequest\x1a .tideserve.v1.ReportExitResponse\x12U\n\x0c\x44rainReplica\x12!.tideserve.v1.DrainReplicaRequest\x1a\".tideserve.v1.DrainReplicaResponse\x12R\n\x0b\x41ssignModel\x12 .tideserve.v1.AssignModelRequest\x1a!.tideserve.v1.AssignModelResponse\x12^\n\x0fReportDecisions\x12$.tideserve.v1.ReportDecisionsRequest\x1a%.tideserve.v1.ReportDecisionsResponse\x12O\n\nScaleModel\x12\x1f.tideserve.v1.ScaleModelRequest\x1a .tideserve.v1.ScaleModelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tideserve.v1.control_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_REPLICASTATE']._serialized_start=1955
-  _globals['_REPLICASTATE']._serialized_end=2062
-  _globals['_MODELSTATE']._serialized_start=2064
-  _globals['_MODELSTATE']._serialized_end=2184
+  _globals['_DECISION_INPUTSENTRY']._loaded_options = None
+  _globals['_DECISION_INPUTSENTRY']._serialized_options = b'8\001'
+  _globals['_REPLICASTATE']._serialized_start=2710
+  _globals['_REPLICASTATE']._serialized_end=2817
+  _globals['_MODELSTATE']._serialized_start=2819
+  _globals['_MODELSTATE']._serialized_end=2939
   _globals['_WATCHREQUEST']._serialized_start=72
   _globals['_WATCHREQUEST']._serialized_end=137
   _globals['_SNAPSHOT']._serialized_start=140
-  _globals['_SNAPSHOT']._serialized_end=302
-  _globals['_MODELSNAPSHOT']._serialized_start=305
-  _globals['_MODELSNAPSHOT']._serialized_end=882
-  _globals['_HISTOGRAM']._serialized_start=884
-  _globals['_HISTOGRAM']._serialized_end=940
-  _globals['_REPLICASNAPSHOT']._serialized_start=943
-  _globals['_REPLICASNAPSHOT']._serialized_end=1305
-  _globals['_ANNOUNCEREQUEST']._serialized_start=1307
-  _globals['_ANNOUNCEREQUEST']._serialized_end=1401
-  _globals['_ANNOUNCEMENT']._serialized_start=1403
-  _globals['_ANNOUNCEMENT']._serialized_end=1500
-  _globals['_ANNOUNCERESPONSE']._serialized_start=1502
-  _globals['_ANNOUNCERESPONSE']._serialized_end=1520
-  _globals['_REPORTEXITREQUEST']._serialized_start=1523
-  _globals['_REPORTEXITREQUEST']._serialized_end=1673
-  _globals['_REPORTEXITRESPONSE']._serialized_start=1675
-  _globals['_REPORTEXITRESPONSE']._serialized_end=1695
-  _globals['_DRAINREPLICAREQUEST']._serialized_start=1697
-  _globals['_DRAINREPLICAREQUEST']._serialized_end=1769
-  _globals['_DRAINREPLICARESPONSE']._serialized_start=1771
-  _globals['_DRAINREPLICARESPONSE']._serialized_end=1793
-  _globals['_ASSIGNMODELREQUEST']._serialized_start=1796
-  _globals['_ASSIGNMODELREQUEST']._serialized_end=1930
-  _globals['_ASSIGNMODELRESPONSE']._serialized_start=1932
-  _globals['_ASSIGNMODELRESPONSE']._serialized_end=1953
-  _globals['_CONTROLSERVICE']._serialized_start=2187
-  _globals['_CONTROLSERVICE']._serialized_end=2593
+  _globals['_SNAPSHOT']._serialized_end=327
+  _globals['_MODELSNAPSHOT']._serialized_start=330
+  _globals['_MODELSNAPSHOT']._serialized_end=1007
+  _globals['_DECISION']._serialized_start=1010
+  _globals['_DECISION']._serialized_end=1187
+  _globals['_DECISION_INPUTSENTRY']._serialized_start=1142
+  _globals['_DECISION_INPUTSENTRY']._serialized_end=1187
+  _globals['_PIN']._serialized_start=1189
+  _globals['_PIN']._serialized_end=1233
+  _globals['_HISTOGRAM']._serialized_start=1235
+  _globals['_HISTOGRAM']._serialized_end=1291
+  _globals['_REPLICASNAPSHOT']._serialized_start=1294
+  _globals['_REPLICASNAPSHOT']._serialized_end=1656
+  _globals['_ANNOUNCEREQUEST']._serialized_start=1658
+  _globals['_ANNOUNCEREQUEST']._serialized_end=1752
+  _globals['_ANNOUNCEMENT']._serialized_start=1754
+  _globals['_ANNOUNCEMENT']._serialized_end=1851
+  _globals['_ANNOUNCERESPONSE']._serialized_start=1853
+  _globals['_ANNOUNCERESPONSE']._serialized_end=1871
+  _globals['_REPORTEXITREQUEST']._serialized_start=1874
+  _globals['_REPORTEXITREQUEST']._serialized_end=2024
+  _globals['_REPORTEXITRESPONSE']._serialized_start=2026
+  _globals['_REPORTEXITRESPONSE']._serialized_end=2046
+  _globals['_DRAINREPLICAREQUEST']._serialized_start=2048
+  _globals['_DRAINREPLICAREQUEST']._serialized_end=2120
+  _globals['_DRAINREPLICARESPONSE']._serialized_start=2122
+  _globals['_DRAINREPLICARESPONSE']._serialized_end=2144
+  _globals['_ASSIGNMODELREQUEST']._serialized_start=2147
+  _globals['_ASSIGNMODELREQUEST']._serialized_end=2281
+  _globals['_ASSIGNMODELRESPONSE']._serialized_start=2283
+  _globals['_ASSIGNMODELRESPONSE']._serialized_end=2304
+  _globals['_REPORTDECISIONSREQUEST']._serialized_start=2307
+  _globals['_REPORTDECISIONSREQUEST']._serialized_end=2435
+  _globals['_MODELDECISION']._serialized_start=2437
+  _globals['_MODELDECISION']._serialized_end=2557
+  _globals['_REPORTDECISIONSRESPONSE']._serialized_start=2559
+  _globals['_REPORTDECISIONSRESPONSE']._serialized_end=2584
+  _globals['_SCALEMODELREQUEST']._serialized_start=2586
+  _globals['_SCALEMODELREQUEST']._serialized_end=2686
+  _globals['_SCALEMODELRESPONSE']._serialized_start=2688
+  _globals['_SCALEMODELRESPONSE']._serialized_end=2708
+  _globals['_CONTROLSERVICE']._serialized_start=2942
+  _globals['_CONTROLSERVICE']._serialized_end=3525
 # @@protoc_insertion_point(module_scope)

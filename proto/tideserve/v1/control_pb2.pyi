@@ -45,21 +45,23 @@ class WatchRequest(_message.Message):
     def __init__(self, interval_s: _Optional[float] = ..., autoscaler_generation: _Optional[int] = ...) -> None: ...
 
 class Snapshot(_message.Message):
-    __slots__ = ("time_s", "frontend_epoch", "models", "replicas", "stopping")
+    __slots__ = ("time_s", "frontend_epoch", "models", "replicas", "stopping", "autoscaler_http")
     TIME_S_FIELD_NUMBER: _ClassVar[int]
     FRONTEND_EPOCH_FIELD_NUMBER: _ClassVar[int]
     MODELS_FIELD_NUMBER: _ClassVar[int]
     REPLICAS_FIELD_NUMBER: _ClassVar[int]
     STOPPING_FIELD_NUMBER: _ClassVar[int]
+    AUTOSCALER_HTTP_FIELD_NUMBER: _ClassVar[int]
     time_s: float
     frontend_epoch: int
     models: _containers.RepeatedCompositeFieldContainer[ModelSnapshot]
     replicas: _containers.RepeatedCompositeFieldContainer[ReplicaSnapshot]
     stopping: bool
-    def __init__(self, time_s: _Optional[float] = ..., frontend_epoch: _Optional[int] = ..., models: _Optional[_Iterable[_Union[ModelSnapshot, _Mapping]]] = ..., replicas: _Optional[_Iterable[_Union[ReplicaSnapshot, _Mapping]]] = ..., stopping: bool = ...) -> None: ...
+    autoscaler_http: str
+    def __init__(self, time_s: _Optional[float] = ..., frontend_epoch: _Optional[int] = ..., models: _Optional[_Iterable[_Union[ModelSnapshot, _Mapping]]] = ..., replicas: _Optional[_Iterable[_Union[ReplicaSnapshot, _Mapping]]] = ..., stopping: bool = ..., autoscaler_http: _Optional[str] = ...) -> None: ...
 
 class ModelSnapshot(_message.Message):
-    __slots__ = ("name", "version", "generation", "state", "reason", "wanted", "backend", "arrivals", "admitted", "rejected", "expired", "cancelled", "succeeded", "failed", "queued_requests", "queued_rows", "queued_bytes", "oldest_age_s", "queue_wait_s", "latency_s", "batch_rows", "profile", "leased_requests")
+    __slots__ = ("name", "version", "generation", "state", "reason", "wanted", "backend", "arrivals", "admitted", "rejected", "expired", "cancelled", "succeeded", "failed", "queued_requests", "queued_rows", "queued_bytes", "oldest_age_s", "queue_wait_s", "latency_s", "batch_rows", "profile", "leased_requests", "decision", "pin", "latency_target_s")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
@@ -83,6 +85,9 @@ class ModelSnapshot(_message.Message):
     BATCH_ROWS_FIELD_NUMBER: _ClassVar[int]
     PROFILE_FIELD_NUMBER: _ClassVar[int]
     LEASED_REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    DECISION_FIELD_NUMBER: _ClassVar[int]
+    PIN_FIELD_NUMBER: _ClassVar[int]
+    LATENCY_TARGET_S_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: int
     generation: str
@@ -106,7 +111,39 @@ class ModelSnapshot(_message.Message):
     batch_rows: Histogram
     profile: _containers.RepeatedCompositeFieldContainer[_replica_pb2.ProfilePoint]
     leased_requests: int
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., generation: _Optional[str] = ..., state: _Optional[_Union[ModelState, str]] = ..., reason: _Optional[str] = ..., wanted: bool = ..., backend: _Optional[str] = ..., arrivals: _Optional[int] = ..., admitted: _Optional[int] = ..., rejected: _Optional[int] = ..., expired: _Optional[int] = ..., cancelled: _Optional[int] = ..., succeeded: _Optional[int] = ..., failed: _Optional[int] = ..., queued_requests: _Optional[int] = ..., queued_rows: _Optional[int] = ..., queued_bytes: _Optional[int] = ..., oldest_age_s: _Optional[float] = ..., queue_wait_s: _Optional[_Union[Histogram, _Mapping]] = ..., latency_s: _Optional[_Union[Histogram, _Mapping]] = ..., batch_rows: _Optional[_Union[Histogram, _Mapping]] = ..., profile: _Optional[_Iterable[_Union[_replica_pb2.ProfilePoint, _Mapping]]] = ..., leased_requests: _Optional[int] = ...) -> None: ...
+    decision: Decision
+    pin: Pin
+    latency_target_s: float
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., generation: _Optional[str] = ..., state: _Optional[_Union[ModelState, str]] = ..., reason: _Optional[str] = ..., wanted: bool = ..., backend: _Optional[str] = ..., arrivals: _Optional[int] = ..., admitted: _Optional[int] = ..., rejected: _Optional[int] = ..., expired: _Optional[int] = ..., cancelled: _Optional[int] = ..., succeeded: _Optional[int] = ..., failed: _Optional[int] = ..., queued_requests: _Optional[int] = ..., queued_rows: _Optional[int] = ..., queued_bytes: _Optional[int] = ..., oldest_age_s: _Optional[float] = ..., queue_wait_s: _Optional[_Union[Histogram, _Mapping]] = ..., latency_s: _Optional[_Union[Histogram, _Mapping]] = ..., batch_rows: _Optional[_Union[Histogram, _Mapping]] = ..., profile: _Optional[_Iterable[_Union[_replica_pb2.ProfilePoint, _Mapping]]] = ..., leased_requests: _Optional[int] = ..., decision: _Optional[_Union[Decision, _Mapping]] = ..., pin: _Optional[_Union[Pin, _Mapping]] = ..., latency_target_s: _Optional[float] = ...) -> None: ...
+
+class Decision(_message.Message):
+    __slots__ = ("desired", "reason", "limited_by", "inputs", "age_s")
+    class InputsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    DESIRED_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    LIMITED_BY_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
+    AGE_S_FIELD_NUMBER: _ClassVar[int]
+    desired: int
+    reason: str
+    limited_by: str
+    inputs: _containers.ScalarMap[str, float]
+    age_s: float
+    def __init__(self, desired: _Optional[int] = ..., reason: _Optional[str] = ..., limited_by: _Optional[str] = ..., inputs: _Optional[_Mapping[str, float]] = ..., age_s: _Optional[float] = ...) -> None: ...
+
+class Pin(_message.Message):
+    __slots__ = ("replicas", "remaining_s")
+    REPLICAS_FIELD_NUMBER: _ClassVar[int]
+    REMAINING_S_FIELD_NUMBER: _ClassVar[int]
+    replicas: int
+    remaining_s: float
+    def __init__(self, replicas: _Optional[int] = ..., remaining_s: _Optional[float] = ...) -> None: ...
 
 class Histogram(_message.Message):
     __slots__ = ("bounds", "counts", "sum")
@@ -227,5 +264,47 @@ class AssignModelRequest(_message.Message):
     def __init__(self, autoscaler_generation: _Optional[int] = ..., replica_id: _Optional[str] = ..., model_name: _Optional[str] = ..., model_version: _Optional[int] = ..., generation: _Optional[str] = ...) -> None: ...
 
 class AssignModelResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ReportDecisionsRequest(_message.Message):
+    __slots__ = ("autoscaler_generation", "decisions", "autoscaler_http")
+    AUTOSCALER_GENERATION_FIELD_NUMBER: _ClassVar[int]
+    DECISIONS_FIELD_NUMBER: _ClassVar[int]
+    AUTOSCALER_HTTP_FIELD_NUMBER: _ClassVar[int]
+    autoscaler_generation: int
+    decisions: _containers.RepeatedCompositeFieldContainer[ModelDecision]
+    autoscaler_http: str
+    def __init__(self, autoscaler_generation: _Optional[int] = ..., decisions: _Optional[_Iterable[_Union[ModelDecision, _Mapping]]] = ..., autoscaler_http: _Optional[str] = ...) -> None: ...
+
+class ModelDecision(_message.Message):
+    __slots__ = ("model_name", "model_version", "generation", "decision")
+    MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    DECISION_FIELD_NUMBER: _ClassVar[int]
+    model_name: str
+    model_version: int
+    generation: str
+    decision: Decision
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[int] = ..., generation: _Optional[str] = ..., decision: _Optional[_Union[Decision, _Mapping]] = ...) -> None: ...
+
+class ReportDecisionsResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ScaleModelRequest(_message.Message):
+    __slots__ = ("model_name", "model_version", "replicas", "duration_s")
+    MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    REPLICAS_FIELD_NUMBER: _ClassVar[int]
+    DURATION_S_FIELD_NUMBER: _ClassVar[int]
+    model_name: str
+    model_version: int
+    replicas: int
+    duration_s: float
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[int] = ..., replicas: _Optional[int] = ..., duration_s: _Optional[float] = ...) -> None: ...
+
+class ScaleModelResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...

@@ -7,10 +7,28 @@ from tideserve.autoscaler.core.fleet import ModelKey
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Announce the replica to the frontend, then launch it."""
+    """Announce the replica to the frontend, then launch it. `key` None: a standby."""
+
+    replica_id: str
+    key: ModelKey | None
+    device: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Assign:
+    """Give a standby a model version: the frontend tells it to load."""
 
     replica_id: str
     key: ModelKey
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prepare:
+    """Make one that a later `Start` only has to start (a created container)."""
+
+    replica_id: str
     device: str
     reason: str
 
@@ -20,7 +38,7 @@ class Announce:
     """Tell the frontend of a running replica that it does not know: adoption."""
 
     replica_id: str
-    key: ModelKey
+    key: ModelKey | None
     reason: str
 
 
@@ -55,4 +73,4 @@ class Report:
     give_up_reason: str = ""
 
 
-Action = Start | Announce | Drain | Kill | Report
+Action = Start | Assign | Prepare | Announce | Drain | Kill | Report

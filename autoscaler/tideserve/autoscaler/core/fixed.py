@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from tideserve.autoscaler.core.decision import Decision
 from tideserve.autoscaler.core.fleet import ModelKey, Snapshot
+from tideserve.autoscaler.core.load import Sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,9 +14,11 @@ class FixedCount:
 
     replicas: int = 1
 
-    def decide(self, snapshot: Snapshot, now_s: float) -> Mapping[ModelKey, Decision]:
+    def decide(
+        self, snapshot: Snapshot, sample: Sample, now_s: float
+    ) -> Mapping[ModelKey, Decision]:
         """Does not depend on the time or the load."""
-        del now_s
+        del sample, now_s
         return {
             model.key: Decision(self.replicas, f"fixed count of {self.replicas}")
             if model.wanted

@@ -33,6 +33,7 @@ class Model:
     key: ModelKey
     wanted: bool = True
     backend: str = ""
+    latency_target_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,7 @@ class Replica:
     """A replica at the frontend. `key` None: a standby. `pid` 0: it has not joined.
 
     `was_ready`: at some time. `death_attributed`: a request that kills replicas did it (R6).
+    `startup_s`: launch to READY, by phase, as far as it has come. `busy_s`: a counter.
     """
 
     replica_id: str
@@ -52,6 +54,9 @@ class Replica:
     was_ready: bool = False
     death_attributed: bool = False
     reason: str = ""
+    startup_s: tuple[tuple[str, float], ...] = ()
+    busy_s: float = 0.0
+    memory_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +79,17 @@ class Exit:
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """A process or container that a launcher started. `exit` None: it runs."""
+    """A process or container that a launcher started. `exit` None: it runs.
+
+    `key` None: a standby, or one whose model only the frontend knows. `prepared`: made and
+    not started yet; `Start` with its id and device starts it.
+    """
 
     replica_id: str
-    key: ModelKey
+    key: ModelKey | None
     device: str = "cpu"
     exit: Exit | None = None
+    prepared: bool = False
 
 
 @dataclass(frozen=True, slots=True)

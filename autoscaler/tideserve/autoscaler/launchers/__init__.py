@@ -1,7 +1,7 @@
 """Launchers start replicas, list those they started, and end those that do not leave."""
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from tideserve.autoscaler.core.fleet import Exit, ModelKey
 
@@ -10,27 +10,35 @@ from tideserve.autoscaler.core.fleet import Exit, ModelKey
 class ReplicaSpec:
     """What to start. `address` is the frontend's, `device` "cpu" or "gpu:INDEX".
 
-    `backends` are those of all wanted models, for a launcher whose replicas share imports.
+    `key` None: a standby, or one to prepare. `backends` are those of all wanted models, for a
+    launcher whose replicas share imports. `cores`: the CPUs it may run on; empty: any.
+    `memory_bytes` 0: not limited.
     """
 
     replica_id: str
-    key: ModelKey
+    key: ModelKey | None
     address: str
     token: str = field(repr=False)
     device: str = "cpu"
     threads: int = 1
     backends: frozenset[str] = frozenset()
+    cores: frozenset[int] = frozenset()
+    memory_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Handle:
-    """A started replica. `exit` None: it runs. `where` is for people: "pid 123"."""
+    """A started replica. `exit` None: it runs. `where` is for people: "pid 123".
+
+    `key` None: a standby, or a launcher that does not know. `prepared`: not started yet.
+    """
 
     replica_id: str
-    key: ModelKey
+    key: ModelKey | None
     device: str
     where: str
     exit: Exit | None = None
+    prepared: bool = False
 
 
 class Launcher(Protocol):
@@ -47,3 +55,15 @@ class Launcher(Protocol):
 
     def kill(self, handle: Handle) -> None:
         """Ends the replica if it runs; forgets it if it has ended. Unknown ones are ignored."""
+
+    def log(self, replica_id: str, tail_lines: int) -> tuple[str, ...]:
+        """The last lines that it wrote. Raises `NoSuchReplicaError` for one it never had."""
+
+
+@runtime_checkable
+class Preparer(Protocol):
+    """A launcher that can make a replica ahead of its start."""
+
+    def prepare(self, spec: ReplicaSpec) -> Handle:
+        """Makes it, not started: `list` shows it `prepared`, `start` starts it. Raises
+        `LaunchError`."""

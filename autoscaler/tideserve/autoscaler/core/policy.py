@@ -1,0 +1,372 @@
+"""How many replicas one model version should have: values in, a decision with its reason out.
+
+Feed-forward: what is expected to come over what a replica can do, so that it cannot chase its
+own effect on latency. Panic, hold and step limits shape it in time. The idea of a panic mode
+that scales up at once and never down is Knative's (https://knative.dev/docs/serving/autoscaling).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from math import ceil
+from typing import Final
+
+from tideserve.autoscaler.core.capacity import Capacity, capacity, replicas_for
+from tideserve.autoscaler.core.decision import Decision
+from tideserve.autoscaler.core.forecast import DayTable, Growth
+from tideserve.autoscaler.core.load import Load
+from tideserve.autoscaler.core.marginal import STEADY_S, Gains
+from tideserve.autoscaler.core.schedule import scheduled_minimum
+from tideserve.autoscaler.core.settings import ModelPolicy
+from tideserve.autoscaler.core.window import LoadWindow
+
+STABLE_S: Final = 20.0
+FAST_S: Final = 4.0
+STALE_S: Final = 5.0
+# Panic ends so long after its last sign.
+CALM_S: Final = 2.0
+MIN_HOLD_S: Final = 2.0
+# Queued work is to be gone within the wait target, the start-up time, or this.
+MIN_CLEAR_S: Final = 0.5
+_MAX_HISTORY: Final = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What a decision about one model version is made from.
+
+    `present`: READY and STARTING ones (S1). `load` None: no data (S2). `startup_s`: Tc.
+    `was_ready`: some replica of this version was, at some time. `unstarted`: starts of it
+    fail. `triggers`: readings by name; a trigger without one is not known.
+    """
+
+    ready: int
+    starting: int
+    load: Load | None
+    startup_s: float
+    unix_s: float
+    was_ready: bool = True
+    latency_target_s: float | None = None
+    triggers: Mapping[str, float] = field(default_factory=dict)
+    pin: int | None = None
+
+    @property
+    def present(self) -> int:
+        return self.ready + self.starting
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyState:
+    """What is remembered of one model version. Times are the caller's `now_s`."""
+
+    window: LoadWindow = field(default_factory=LoadWindow)
+    growth: Growth = field(default_factory=Growth)
+    day: DayTable = field(default_factory=DayTable)
+    gains: Gains = field(default_factory=Gains)
+    wants: tuple[tuple[float, int], ...] = ()
+    changes: tuple[tuple[float, int], ...] = ()
+    desired: int | None = None
+    decision: Decision | None = None
+    panic_until_s: float = 0.0
+    raised_s: float = 0.0
+    active_s: float = 0.0
+    trigger_wants: tuple[tuple[str, int], ...] = ()
+    began_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Want:
+    count: int
+    reason: str
+
+
+def decide(
+    state: PolicyState, inputs: Inputs, now_s: float, policy: ModelPolicy
+) -> tuple[PolicyState, Decision]:
+    """One model version, one moment."""
+    if state.began_s is None:
+        state = replace(state, began_s=now_s, active_s=now_s, wants=((now_s, inputs.present),))
+    if inputs.load is None or now_s - inputs.load.at_s > STALE_S:
+        return _without_data(state, inputs, policy)
+    return _Decider(state, inputs, inputs.load, now_s, policy).decide()
+
+
+def _without_data(
+    state: PolicyState, inputs: Inputs, policy: ModelPolicy
+) -> tuple[PolicyState, Decision]:
+    """S2: what was desired stays; at first, what there is."""
+    last = state.desired if state.desired is not None else inputs.present
+    count, limit = _bounded(last, policy.min_replicas, policy.max_replicas)
+    if inputs.pin is not None:
+        count, limit = min(inputs.pin, policy.max_replicas), "pinned"
+    reason = "no data: nothing changes"
+    decision = Decision(count, reason, limit, {"present": float(inputs.present)})
+    return replace(state, desired=count, decision=decision), decision
+
+
+class _Decider:
+    """The steps of one decision; `numbers` collects all that it used."""
+
+    def __init__(
+        self, state: PolicyState, inputs: Inputs, load: Load, now_s: float, policy: ModelPolicy
+    ) -> None:
+        self._state = state
+        self._inputs = inputs
+        self._load = load
+        self._now_s = now_s
+        self._policy = policy
+        self._window = state.window.push(load)
+        self._numbers: dict[str, float] = {
+            "ready": inputs.ready,
+            "starting": inputs.starting,
+            "startup_s": inputs.startup_s,
+            "queued_rows": load.queued_rows,
+        }
+
+    def decide(self) -> tuple[PolicyState, Decision]:
+        state, policy, now_s = self._state, self._policy, self._now_s
+        self._learn()
+        found = self._capacity()
+        wants = [self._proactive(found)]
+        panic = self._panic(found)
+        if panic is not None:
+            wants.append(panic)
+            state_panic_s = now_s + max(CALM_S, self._inputs.startup_s)
+        else:
+            state_panic_s = state.panic_until_s
+        trigger_wants = self._triggers(wants)
+        self._schedules(wants)
+        self._activity(wants)
+        want = max(wants, key=lambda one: one.count)
+        history = self._history(want.count)
+        count, reason = self._held(want, history, state_panic_s, panic=panic is not None)
+        count, limit = self._limited(count)
+        if self._inputs.pin is not None:
+            count, limit = min(self._inputs.pin, policy.max_replicas), "pinned"
+            reason = f"pinned at {self._inputs.pin}"
+        decision = Decision(count, reason, limit, self._numbers)
+        before = state.desired if state.desired is not None else self._inputs.present
+        changes = tuple(c for c in state.changes if now_s - c[0] < policy.steps.per_s)
+        if count != before:
+            changes = (*changes, (now_s, count - before))[-_MAX_HISTORY:]
+        raised_s = now_s if count > before else state.raised_s
+        return (
+            replace(
+                state,
+                window=self._window,
+                growth=self._growth,
+                day=self._day,
+                gains=self._gains,
+                wants=history,
+                changes=changes,
+                desired=count,
+                decision=decision,
+                panic_until_s=state_panic_s,
+                raised_s=raised_s,
+                active_s=self._active_s,
+                trigger_wants=trigger_wants,
+            ),
+            decision,
+        )
+
+    # --- what is known ----------------------------------------------------------------
+
+    def _learn(self) -> None:
+        window, inputs, now_s = self._window, self._inputs, self._now_s
+        per_request = window.rows_per_request()
+        stable = (window.request_rate(STABLE_S) or 0.0) * per_request
+        fast = (window.request_rate(FAST_S) or 0.0) * per_request
+        self._stable, self._fast = stable, fast
+        self._growth = self._state.growth.push(fast, inputs.startup_s, now_s)
+        self._day = self._state.day.push(stable, inputs.unix_s)
+        self._gains = self._state.gains.push(
+            inputs.ready,
+            window.served_rows_rate(STEADY_S),
+            backlogged=window.was_backlogged(STEADY_S),
+            now_s=now_s,
+        )
+        self._numbers |= {
+            "rows_per_s_20s": stable,
+            "rows_per_s_4s": fast,
+            "rows_per_request": per_request,
+        }
+        busy = fast > 0.0 or self._load.queued_requests > 0 or self._load.leased_requests > 0
+        self._active_s = now_s if busy else self._state.active_s
+
+    def _capacity(self) -> Capacity | None:
+        policy = self._policy
+        target_s = policy.latency_target_s or self._inputs.latency_target_s
+        found = capacity(self._load.profile, target_s, max(1, self._inputs.present))
+        if found is not None:
+            self._numbers |= {
+                "batch_rows": found.batch_rows,
+                "batch_s": found.batch_s,
+                "capacity_rows_per_s": found.rows_per_s,
+            }
+        return found
+
+    # --- wants ------------------------------------------------------------------------
+
+    def _proactive(self, found: Capacity | None) -> _Want:
+        expected = self._stable * self._growth.ratio
+        table = self._day.expected(self._inputs.unix_s, self._inputs.startup_s)
+        self._numbers |= {"growth_ratio": self._growth.ratio, "day_table_rows_per_s": table}
+        rate = max(expected, table)
+        if found is None:
+            # No batch was timed yet: what is there has to do until one was.
+            return _Want(self._inputs.present if rate > 0.0 else 0, "capacity is not known yet")
+        target = self._policy.queue_target
+        count = replicas_for(rate, found, quantile=target.quantile, wait_target_s=target.target_s)
+        source = "the day's table" if table > expected else f"growth x{self._growth.ratio:.2f}"
+        return _Want(
+            count,
+            f"proactive: {rate:.1f} rows/s expected ({source}), "
+            f"{found.rows_per_s:.1f} rows/s a replica",
+        )
+
+    def _panic(self, found: Capacity | None) -> _Want | None:
+        """More than what is there can clear within the target."""
+        target = self._policy.queue_target
+        wait_s = self._window.queue_wait_s(FAST_S, target.quantile)
+        drops = self._window.drops(FAST_S)
+        self._numbers["drops_4s"] = drops
+        if wait_s is not None:
+            self._numbers["queue_wait_s"] = wait_s
+        breached = self._load.oldest_age_s > target.target_s or (
+            wait_s is not None and wait_s > target.target_s and self._load.queued_requests > 0
+        )
+        present = self._inputs.present
+        if found is None:
+            return self._one_more("queue") if breached or drops else None
+        rate = found.rows_per_s
+        clear_s = max(target.target_s, self._inputs.startup_s, MIN_CLEAR_S)
+        # What is computed anyway is no backlog: a batch for each replica.
+        backlog = max(0.0, self._load.queued_rows - present * found.batch_rows)
+        needed = (self._fast + backlog / clear_s) / rate
+        self._numbers["backlog_rows"] = backlog
+        signs = []
+        if self._fast > present * rate:
+            signs.append(f"{self._fast:.1f} rows/s in the last {FAST_S:.0f} s")
+        if backlog > 0.0:
+            signs.append(f"{self._load.queued_rows} rows wait")
+        if drops:
+            signs.append(f"{drops:.0f} requests dropped")
+        if signs:
+            count = max(ceil(needed - 1e-9), present if backlog <= 0.0 and not drops else 0)
+            if drops and count <= present and self._inputs.starting == 0:
+                count = present + 1
+            return _Want(max(1, count), f"panic: {', '.join(signs)}, {rate:.1f} a replica")
+        return self._one_more("queue") if breached else None
+
+    def _one_more(self, what: str) -> _Want | None:
+        """The model of the load says that there is enough and the queue disagrees: one more,
+        and then a while to see what it changed."""
+        settle_s = self._inputs.startup_s + FAST_S
+        wait_ms = self._policy.queue_target.target_s * 1e3
+        reason = f"panic: the {what} waits longer than {wait_ms:.0f} ms"
+        if self._inputs.starting or self._now_s - self._state.raised_s < settle_s:
+            return _Want(max(1, self._inputs.present), reason)
+        return _Want(self._inputs.present + 1, reason)
+
+    def _triggers(self, wants: list[_Want]) -> tuple[tuple[str, int], ...]:
+        """By maximum. One without a reading stays at its last word (S3)."""
+        known = dict(self._state.trigger_wants)
+        told: list[tuple[str, int]] = []
+        for trigger in self._policy.triggers:
+            reading = self._inputs.triggers.get(trigger.name)
+            if reading is not None:
+                self._numbers[f"trigger_{trigger.name}"] = reading
+                count = max(0, ceil(reading / trigger.target - 1e-9))
+                reason = f"trigger {trigger.name}: {reading:g} of {trigger.target:g} a replica"
+            elif trigger.name in known:
+                count, reason = known[trigger.name], f"trigger {trigger.name}: no data, as before"
+            else:
+                continue
+            told.append((trigger.name, count))
+            wants.append(_Want(count, reason))
+        return tuple(told)
+
+    def _schedules(self, wants: list[_Want]) -> None:
+        minimum = scheduled_minimum(self._policy.schedules, self._inputs.unix_s)
+        if minimum:
+            wants.append(_Want(minimum, f"schedule: at least {minimum}"))
+
+    def _activity(self, wants: list[_Want]) -> None:
+        """One while there is work, and for `idle_s` after it."""
+        idle_s = self._now_s - self._active_s
+        self._numbers["idle_s"] = idle_s
+        if not self._inputs.was_ready:
+            wants.append(_Want(1, "first start: the version has not been READY yet"))
+        elif self._load.queued_requests and not self._inputs.present:
+            wants.append(_Want(1, f"wake: {self._load.queued_requests} requests are held"))
+        elif idle_s < self._policy.idle_s:
+            wants.append(_Want(1, f"asked for {idle_s:.1f} s ago"))
+        else:
+            wants.append(_Want(0, f"idle for {idle_s:.0f} s"))
+
+    # --- shape in time ----------------------------------------------------------------
+
+    def _history(self, want: int) -> tuple[tuple[float, int], ...]:
+        """Wants within 2 H, newest last; equal neighbours are one, with the newer time kept
+        beside the older."""
+        horizon_s = self._now_s - 2.0 * self._hold_s()
+        kept = [entry for entry in self._state.wants if entry[0] >= horizon_s]
+        if len(kept) >= 2 and kept[-1][1] == kept[-2][1] == want:
+            kept[-1] = (self._now_s, want)
+        else:
+            kept.append((self._now_s, want))
+        return tuple(kept[-_MAX_HISTORY:])
+
+    def _hold_s(self) -> float:
+        if self._policy.hold_s is not None:
+            return self._policy.hold_s
+        return max(MIN_HOLD_S, self._policy.hold_factor * self._inputs.startup_s)
+
+    def _held(
+        self, want: _Want, history: tuple[tuple[float, int], ...], panic_s: float, *, panic: bool
+    ) -> tuple[int, str]:
+        """Up at once; down only to the most wanted in the last H, by one only after 2 H."""
+        last = self._state.desired if self._state.desired is not None else self._inputs.present
+        if want.count >= last:
+            return want.count, want.reason
+        if panic or self._now_s < panic_s:
+            return last, f"panic: calm for less than {max(CALM_S, self._inputs.startup_s):.1f} s"
+        hold_s = self._hold_s()
+        self._numbers["hold_s"] = hold_s
+        if want.count == 0 and self._now_s - self._active_s >= self._policy.idle_s:
+            return 0, want.reason  # idle_s is a hold of its own
+        most = max(count for at_s, count in history if at_s >= self._now_s - hold_s)
+        if most == last - 1 and last > 1:
+            most = max(count for _, count in history)
+            hold_s *= 2.0
+        began_s = self._state.began_s if self._state.began_s is not None else self._now_s
+        if most >= last or self._now_s - began_s < hold_s:
+            return last, f"hold: {last} wanted within {hold_s:.1f} s; now {want.reason}"
+        return most, want.reason
+
+    def _limited(self, count: int) -> tuple[int, str | None]:
+        policy, limit = self._policy, None
+        last = self._state.desired if self._state.desired is not None else self._inputs.present
+        steps = policy.steps
+        recent = [by for at_s, by in self._state.changes if self._now_s - at_s < steps.per_s]
+        if steps.up is not None and count > last:
+            room = max(0, steps.up - sum(by for by in recent if by > 0))
+            if count - last > room:
+                count, limit = last + room, f"steps.up: {steps.up} in {steps.per_s:g} s"
+        if steps.down is not None and count < last:
+            room = max(0, steps.down + sum(by for by in recent if by < 0))
+            if last - count > room:
+                count, limit = last - room, f"steps.down: {steps.down} in {steps.per_s:g} s"
+        if self._gains.cap is not None and count > self._gains.cap:
+            count = max(self._gains.cap, policy.min_replicas)
+            limit = f"marginal gain: more than {self._gains.cap} gave no more goodput"
+        bounded, bound = _bounded(count, policy.min_replicas, policy.max_replicas)
+        return bounded, bound or limit
+
+
+def _bounded(count: int, least: int, most: int) -> tuple[int, str | None]:
+    """S1."""
+    if count < least:
+        return least, f"min: {least}"
+    if count > most:
+        return most, f"max: {most}"
+    return count, None
