@@ -21,10 +21,11 @@ from tideserve.autoscaler.core.window import LoadWindow
 
 STABLE_S: Final = 20.0
 FAST_S: Final = 4.0
+SURGE_SPANS_S: Final = (0.5, 1.0, 2.0)
 STALE_S: Final = 5.0
 # Panic ends so long after its last sign.
 CALM_S: Final = 2.0
-MIN_HOLD_S: Final = 2.0
+MIN_HOLD_S: Final = 5.0
 # Queued work is to be gone within the wait target, the start-up time, or this.
 MIN_CLEAR_S: Final = 0.5
 _MAX_HISTORY: Final = 512
@@ -176,6 +177,7 @@ class _Decider:
         stable = (window.request_rate(STABLE_S) or 0.0) * per_request
         fast = (window.request_rate(FAST_S) or 0.0) * per_request
         self._stable, self._fast = stable, fast
+        self._surge = window.surge_rate(SURGE_SPANS_S) * per_request
         self._growth = self._state.growth.push(fast, inputs.startup_s, now_s)
         self._day = self._state.day.push(stable, inputs.unix_s)
         self._gains = self._state.gains.push(
@@ -187,10 +189,11 @@ class _Decider:
         self._numbers |= {
             "rows_per_s_20s": stable,
             "rows_per_s_4s": fast,
+            "rows_per_s_surge": self._surge,
             "rows_per_request": per_request,
         }
-        busy = fast > 0.0 or self._load.queued_requests > 0 or self._load.leased_requests > 0
-        self._active_s = now_s if busy else self._state.active_s
+        self._active_s = now_s if window.is_active() else self._state.active_s
+        self._is_idle = now_s - self._active_s >= self._policy.idle_s
 
     def _capacity(self) -> Capacity | None:
         policy = self._policy
@@ -207,10 +210,10 @@ class _Decider:
     # --- wants ------------------------------------------------------------------------
 
     def _proactive(self, found: Capacity | None) -> _Want:
-        expected = self._stable * self._growth.ratio
+        expected = max(self._stable * self._growth.ratio, self._fast)
         table = self._day.expected(self._inputs.unix_s, self._inputs.startup_s)
         self._numbers |= {"growth_ratio": self._growth.ratio, "day_table_rows_per_s": table}
-        rate = max(expected, table)
+        rate = max(expected, table) if table or not self._is_idle else 0.0
         if found is None:
             # No batch was timed yet: what is there has to do until one was.
             return _Want(self._inputs.present if rate > 0.0 else 0, "capacity is not known yet")
@@ -241,11 +244,12 @@ class _Decider:
         clear_s = max(target.target_s, self._inputs.startup_s, MIN_CLEAR_S)
         # What is computed anyway is no backlog: a batch for each replica.
         backlog = max(0.0, self._load.queued_rows - present * found.batch_rows)
-        needed = (self._fast + backlog / clear_s) / rate
+        coming = max(self._fast, self._surge)
+        needed = (coming + backlog / clear_s) / rate
         self._numbers["backlog_rows"] = backlog
         signs = []
-        if self._fast > present * rate:
-            signs.append(f"{self._fast:.1f} rows/s in the last {FAST_S:.0f} s")
+        if coming > present * rate:
+            signs.append(f"{coming:.1f} rows/s now")
         if backlog > 0.0:
             signs.append(f"{self._load.queued_rows} rows wait")
         if drops:
@@ -298,7 +302,7 @@ class _Decider:
             wants.append(_Want(1, "first start: the version has not been READY yet"))
         elif self._load.queued_requests and not self._inputs.present:
             wants.append(_Want(1, f"wake: {self._load.queued_requests} requests are held"))
-        elif idle_s < self._policy.idle_s:
+        elif not self._is_idle:
             wants.append(_Want(1, f"asked for {idle_s:.1f} s ago"))
         else:
             wants.append(_Want(0, f"idle for {idle_s:.0f} s"))
@@ -332,7 +336,7 @@ class _Decider:
             return last, f"panic: calm for less than {max(CALM_S, self._inputs.startup_s):.1f} s"
         hold_s = self._hold_s()
         self._numbers["hold_s"] = hold_s
-        if want.count == 0 and self._now_s - self._active_s >= self._policy.idle_s:
+        if want.count == 0 and self._is_idle:
             return 0, want.reason  # idle_s is a hold of its own
         most = max(count for at_s, count in history if at_s >= self._now_s - hold_s)
         if most == last - 1 and last > 1:

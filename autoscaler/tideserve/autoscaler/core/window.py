@@ -1,6 +1,8 @@
 """The last seconds of one model version's load: rates and quantiles between two moments."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import sqrt
 from typing import Final
 
 from tideserve.autoscaler.core.load import Histogram, Load
@@ -43,6 +45,26 @@ class LoadWindow:
             return None
         old, new = pair
         return max(0.0, new.arrivals - old.arrivals) / (new.at_s - old.at_s)
+
+    def surge_rate(self, spans_s: Sequence[float]) -> float:
+        """The highest rate of these short spans that is no accident: two standard deviations
+        of a Poisson count below what was counted."""
+        highest = 0.0
+        for span_s in spans_s:
+            pair = self._pair(span_s)
+            if pair is not None:
+                old, new = pair
+                count = max(0.0, new.arrivals - old.arrivals)
+                highest = max(highest, (count - 2.0 * sqrt(count)) / (new.at_s - old.at_s))
+        return highest
+
+    def is_active(self) -> bool:
+        """Requests came since the load before, or are at work now."""
+        newest = self.newest
+        if newest is None:
+            return False
+        came = len(self.loads) >= 2 and newest.arrivals > self.loads[-2].arrivals
+        return came or newest.queued_requests > 0 or newest.leased_requests > 0
 
     def drops(self, span_s: float) -> float:
         """Requests rejected or expired within the last `span_s`."""
