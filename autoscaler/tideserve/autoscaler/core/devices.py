@@ -1,9 +1,55 @@
-"""Which device the next replica gets."""
+"""Which device the next replica gets: slots and memory, as they are taken now."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from tideserve.autoscaler.core.settings import Device
 
 
-def pick_device(devices: Sequence[str], in_use: Iterable[str]) -> str:
-    """The device with the fewest replicas, the first of those: round-robin from none."""
-    used = list(in_use)
-    return min(devices, key=used.count)
+@dataclass(slots=True)
+class _Room:
+    device: Device
+    replicas: int = 0
+    memory_bytes: int = 0
+
+    def fits(self, memory_bytes: int) -> bool:
+        device = self.device
+        if self.replicas >= device.slots:
+            return False
+        return not device.memory_bytes or (self.memory_bytes + memory_bytes <= device.memory_bytes)
+
+
+class Slots:
+    """The ledger of one pass. `taken`: device name and memory of each replica there is; one on a
+    device that is not listed (any more) takes nothing."""
+
+    def __init__(self, devices: Sequence[Device], taken: Iterable[tuple[str, int]]) -> None:
+        self._rooms = {device.name: _Room(device) for device in devices}
+        for name, memory_bytes in taken:
+            self._take(name, memory_bytes)
+
+    def pick(self, memory_bytes: int, *, beyond: bool = False) -> str | None:
+        """Takes a slot on the device with the fewest replicas, the first of those; None: no
+        device has room. `beyond`: then one more than there are slots."""
+        rooms = [room for room in self._rooms.values() if room.fits(memory_bytes)]
+        if not rooms and beyond:
+            rooms = list(self._rooms.values())
+        if not rooms:
+            return None
+        name = min(rooms, key=lambda room: room.replicas).device.name
+        self._take(name, memory_bytes)
+        return name
+
+    def take(self, name: str, memory_bytes: int) -> bool:
+        """A slot on this device; False: it has no room."""
+        room = self._rooms.get(name)
+        if room is None or not room.fits(memory_bytes):
+            return False
+        self._take(name, memory_bytes)
+        return True
+
+    def _take(self, name: str, memory_bytes: int) -> None:
+        room = self._rooms.get(name)
+        if room is not None:
+            room.replicas += 1
+            room.memory_bytes += memory_bytes

@@ -11,8 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
-from tideserve.autoscaler.core.actions import Action, Announce, Drain, Kill, Report, Start
-from tideserve.autoscaler.core.devices import pick_device
+from tideserve.autoscaler.core.actions import Action, Announce, Assign, Drain, Kill, Report
 from tideserve.autoscaler.core.failures import Failures, failed, recovered
 from tideserve.autoscaler.core.fleet import (
     Exit,
@@ -23,8 +22,9 @@ from tideserve.autoscaler.core.fleet import (
     Snapshot,
 )
 from tideserve.autoscaler.core.judge import judge
-from tideserve.autoscaler.core.naming import lowest_free, number_of, replica_id
-from tideserve.autoscaler.core.state import ReconcileState, Record, Rules, Verdict
+from tideserve.autoscaler.core.naming import number_of
+from tideserve.autoscaler.core.state import ReconcileState, Rules, Verdict
+from tideserve.autoscaler.core.supply import Supply
 from tideserve.autoscaler.core.unit import Unit, unit_of
 
 _GONE: Final = Exit("its launcher no longer has it")
@@ -66,14 +66,18 @@ class _Pass:
         self._snapshot = snapshot
         self._now_s = now_s
         self._rules = rules
-        self._serial = state.serial
+        self._prepare_sent_s = state.prepare_sent_s
         wanted = {model.key for model in snapshot.models if model.wanted}
         self._desired = {key: count for key, count in desired.items() if key in wanted}
-        self._failures: dict[ModelKey, Failures] = {
-            key: failures for key, failures in state.failures.items() if key in wanted
+        self._standby = rules.standby if self._desired else 0
+        self._failures: dict[ModelKey | None, Failures] = {
+            key: failures
+            for key, failures in state.failures.items()
+            if key is None or key in wanted
         }
         self._wanted = wanted
-        launched = {instance.replica_id: instance for instance in instances}
+        prepared = [i for i in instances if i.prepared and i.exit is None]
+        launched = {i.replica_id: i for i in instances if not i.prepared or i.exit is not None}
         listed = {replica.replica_id: replica for replica in snapshot.replicas}
         self._units = [
             unit_of(
@@ -86,13 +90,15 @@ class _Pass:
             )
             for name in sorted(launched.keys() | listed.keys())
         ]
+        self._supply = Supply(self._units, prepared, rules, state.life, state.serial, now_s)
 
     def state(self) -> ReconcileState:
         return ReconcileState(
             life=self._state.life,
-            serial=self._serial,
+            serial=self._supply.serial,
             records={unit.replica_id: unit.record for unit in self._units},
             failures=self._failures,
+            prepare_sent_s=self._prepare_sent_s,
         )
 
     # --- who is over, and does it count as a failure -------------------------------------
@@ -114,7 +120,7 @@ class _Pass:
         failed_starts = 0
         attributed = verdict is Verdict.ATTRIBUTED
         blamed = attributed or verdict is Verdict.FAILED_START
-        if blamed and unit.key is not None and unit.key in self._wanted:
+        if blamed and (unit.key is None or unit.key in self._wanted):
             failures = failed(
                 self._failures.get(unit.key),
                 started_s=unit.record.since_s,
@@ -129,7 +135,8 @@ class _Pass:
     def forgive(self) -> None:
         """Forgets the failures of versions that have a replica to show that they are over."""
         for unit in self._units:
-            if unit.key is None or unit.replica is None or unit.status is not ReplicaState.READY:
+            well = ReplicaState.STANDBY if unit.key is None else ReplicaState.READY
+            if unit.replica is None or unit.status is not well:
                 continue
             failures = self._failures.get(unit.key)
             if failures is not None and recovered(
@@ -173,8 +180,8 @@ class _Pass:
 
     def _give_up_reason(self, key: ModelKey | None, cause: str, log: tuple[str, ...]) -> str:
         """Empty unless the version is given up and nothing serves it meanwhile."""
-        failures = self._failures.get(key) if key is not None else None
-        if failures is None or not failures.given_up or self._serves(key):
+        failures = self._failures.get(key)
+        if key is None or failures is None or not failures.given_up or self._serves(key):
             return ""
         last_line = next((line.strip() for line in reversed(log) if line.strip()), "")
         said = f"; the last line of its log: {last_line}" if last_line else "; its log is empty"
@@ -198,9 +205,11 @@ class _Pass:
             return
         for unit in self._units:
             record = unit.record
-            if unit.key is None or unit.replica is not None or not (unit.runs and unit.counts):
+            if unit.replica is not None or not (unit.runs and unit.counts):
                 continue
-            if self._wants(unit) and self._due(record.announce_sent_s, self._rules.repeat_s):
+            if (unit.key is None or self._wants(unit)) and self._due(
+                record.announce_sent_s, self._rules.repeat_s
+            ):
                 unit.record = replace(record, announce_sent_s=self._now_s)
                 reason = "it runs and the frontend does not know it"
                 self.actions.append(Announce(unit.replica_id, unit.key, reason))
@@ -211,6 +220,7 @@ class _Pass:
         if self._snapshot.stopping:
             return
         self._repeat_drains()
+        self._repeat_assigns()
         keys = self._desired.keys() | {unit.key for unit in self._units if unit.key is not None}
         for key in sorted(keys):
             capacity = [unit for unit in self._units if unit.key == key and unit.counts]
@@ -219,6 +229,29 @@ class _Pass:
                 self._drain(key, capacity, surplus)
             elif surplus < 0:
                 self._start(key, capacity, -surplus)
+        self._keep_standbys()
+        self._keep_prepared()
+
+    def _keep_standbys(self) -> None:
+        """As many as the rules say, beside those that were given a model."""
+        standbys = [unit for unit in self._units if unit.key is None and unit.counts]
+        surplus = len(standbys) - self._standby
+        if surplus > 0:
+            self._drain(None, standbys, surplus)
+        elif surplus < 0:
+            self._start(None, standbys, -surplus)
+
+    def _keep_prepared(self) -> None:
+        """One a pass: making one takes a launcher longer than deciding on it."""
+        prepared = self._supply.prepared
+        wanted = self._rules.prepared if self._desired else 0
+        for instance in prepared[wanted:]:
+            self.actions.append(Kill(instance.replica_id, f"{wanted} prepared ones are wanted"))
+        if len(prepared) < wanted and self._due(self._prepare_sent_s, self._rules.repeat_s):
+            action = self._supply.prepare(f"{len(prepared)} prepared, {wanted} wanted")
+            if action is not None:
+                self._prepare_sent_s = self._now_s
+                self.actions.append(action)
 
     def _repeat_drains(self) -> None:
         for unit in self._units:
@@ -227,63 +260,75 @@ class _Pass:
                 record.drain_since_s is not None
                 and record.verdict is None
                 and unit.replica is not None
-                and unit.status in (ReplicaState.STARTING, ReplicaState.READY)
+                and unit.status is not ReplicaState.DRAINING
+                and unit.status is not ReplicaState.LOST
             )
             if ignored and self._due(record.drain_sent_s, self._rules.repeat_s):
                 unit.record = replace(record, drain_sent_s=self._now_s)
                 self.actions.append(Drain(unit.replica_id, "it was told to and has not begun"))
 
-    def _drain(self, key: ModelKey, capacity: list[Unit], surplus: int) -> None:
-        """Those that start go first, then the idle ones, each from the highest number."""
-        if key not in self._wanted:
+    def _repeat_assigns(self) -> None:
+        for unit in self._units:
+            record = unit.record
+            waits = unit.counts and unit.status is ReplicaState.STANDBY
+            if unit.key is None or not waits or not self._wants(unit):
+                continue
+            if self._due(record.assign_sent_s, self._rules.repeat_s):
+                unit.record = replace(record, assign_sent_s=self._now_s)
+                self.actions.append(Assign(unit.replica_id, unit.key, "it still stands by"))
+
+    def _drain(self, key: ModelKey | None, capacity: list[Unit], surplus: int) -> None:
+        """Those that start go first, the youngest first, then the idle ones, from the highest
+        number."""
+        if key is None:
+            reason = f"{len(capacity)} standbys, {self._standby} wanted"
+        elif key not in self._wanted:
             reason = f"model {key} is not wanted"
         else:
             reason = f"{len(capacity)} replicas of model {key}, {self._desired.get(key, 0)} desired"
         order = sorted(
             (unit for unit in capacity if unit.replica is not None),
             key=lambda unit: (
-                unit.status is not ReplicaState.STARTING,
-                not unit.idle,
-                -number_of(unit.replica_id),
+                (False, False, -unit.record.since_s, -number_of(unit.replica_id))
+                if unit.status is ReplicaState.STARTING
+                else (True, not unit.idle, 0.0, -number_of(unit.replica_id))
             ),
         )
         for unit in order[:surplus]:
             unit.record = replace(unit.record, drain_since_s=self._now_s, drain_sent_s=self._now_s)
             self.actions.append(Drain(unit.replica_id, reason))
 
-    def _start(self, key: ModelKey, capacity: list[Unit], missing: int) -> None:
+    def _start(self, key: ModelKey | None, capacity: list[Unit], missing: int) -> None:
+        """The cheapest first; what finds no room on a device waits for it."""
         starting = sum(unit.status is ReplicaState.STARTING for unit in capacity)
         failures = self._failures.get(key)
-        reason = f"{len(capacity)} replicas of model {key}, {len(capacity) + missing} desired"
+        if key is None:
+            reason = f"{len(capacity)} standbys, {len(capacity) + missing} wanted"
+        else:
+            reason = f"{len(capacity)} replicas of model {key}, {len(capacity) + missing} desired"
         if failures is not None:
             if self._now_s < failures.not_before_s:
                 return
             missing = min(missing, 1 - starting)
             reason += f", try {failures.count + 1} after {failures.count} failures"
+        beyond = not capacity and self._replaces(key)
         for _ in range(missing):
-            self.actions.append(self._started(key, reason))
+            action: Action | None = None
+            if key is not None:
+                action = self._supply.assign(key, reason)
+            if action is None:
+                action = self._supply.start(key, reason, beyond=beyond)
+            if action is None:
+                return
+            beyond = False
+            self.actions.append(action)
 
-    def _started(self, key: ModelKey, reason: str) -> Start:
-        """A new unit with a name and a device of its own."""
-        taken = {unit.replica_id for unit in self._units}
-        numbers = {
-            number_of(unit.replica_id)
+    def _replaces(self, key: ModelKey | None) -> bool:
+        """Others of the model run: they give their slots back only once this one serves."""
+        return key is not None and any(
+            unit.key is not None and unit.key.name == key.name and unit.key != key and unit.runs
             for unit in self._units
-            if unit.key is not None
-            and (unit.key.name, unit.key.version) == (key.name, key.version)
-            and (unit.runs or unit.record.verdict is None)
-        }
-        number = lowest_free(numbers)
-        while True:
-            name = replica_id(key, number, self._state.life, self._serial)
-            self._serial += 1
-            if name not in taken:
-                break
-        device = pick_device(self._rules.devices, (unit.device for unit in self._units))
-        instance = Instance(name, key, device)
-        record = Record(since_s=self._now_s, announce_sent_s=self._now_s)
-        self._units.append(Unit(name, key, record, instance, None))
-        return Start(name, key, device, reason)
+        )
 
     # --- small questions -----------------------------------------------------------------
 

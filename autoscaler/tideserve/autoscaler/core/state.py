@@ -6,6 +6,7 @@ from enum import Enum
 
 from tideserve.autoscaler.core.failures import BackoffRules, Failures
 from tideserve.autoscaler.core.fleet import ModelKey
+from tideserve.autoscaler.core.settings import Device
 
 
 class Verdict(Enum):
@@ -25,11 +26,15 @@ class Verdict(Enum):
 class Record:
     """One replica over time. Times are the caller's `now_s`; None: did not happen.
 
+    `key`: the model version last known of it; None: a standby. `assign_sent_s`: it was one and
+    was given that model then.
     `since_s`: started, adopted, or back at a restarted frontend. `seen_epoch`, `seen_s`:
     the life of the frontend that last listed it, and when.
     """
 
     since_s: float
+    key: ModelKey | None = None
+    assign_sent_s: float | None = None
     launched: bool = False
     seen_epoch: int | None = None
     seen_s: float = 0.0
@@ -48,18 +53,22 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class ReconcileState:
-    """`life` names this autoscaler, `serial` its starts: together they make unique names."""
+    """`life` names this autoscaler, `serial` its starts: together they make unique names.
+    `failures` of None are those of standbys. `prepare_sent_s`: of the last `Prepare`."""
 
     life: int = 0
     serial: int = 0
     records: Mapping[str, Record] = field(default_factory=dict)
-    failures: Mapping[ModelKey, Failures] = field(default_factory=dict)
+    failures: Mapping[ModelKey | None, Failures] = field(default_factory=dict)
+    prepare_sent_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """Times of reconciling, in seconds, and the devices there are.
+    """Times of reconciling, in seconds, the devices there are, and what is kept ready.
 
+    `standby`: replicas that join without a model; `prepared`: instances made and not started.
+    `memory_bytes_of` a replica, by model name.
     `settle_s`: how long a dead READY replica waits for the frontend's word on why it died.
     `repeat_s`, `kill_repeat_s`: an action without visible effect is repeated after that.
     `grace_s`: for one that only the frontend or only the launcher knows.
@@ -72,4 +81,7 @@ class Rules:
     kill_repeat_s: float = 5.0
     grace_s: float = 5.0
     backoff: BackoffRules = field(default_factory=BackoffRules)
-    devices: tuple[str, ...] = ("cpu",)
+    devices: tuple[Device, ...] = (Device(slots=4096),)
+    standby: int = 0
+    prepared: int = 0
+    memory_bytes_of: Mapping[str, int] = field(default_factory=dict)

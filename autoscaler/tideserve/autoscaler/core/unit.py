@@ -8,7 +8,8 @@ from tideserve.autoscaler.core.state import Record
 
 @dataclass(slots=True)
 class Unit:
-    """Working value of one pass; only `record` changes. `here` is False for one that this
+    """Working value of one pass; only `record` changes, and `key` of a standby that is given
+    one. `here` is False for one that this
     life of the frontend has listed and let go."""
 
     replica_id: str
@@ -29,13 +30,19 @@ class Unit:
 
     @property
     def counts(self) -> bool:
-        """Whether it is capacity: READY, or on the way there (S1)."""
+        """Whether it is capacity: READY, or on the way there (S1). Of a standby: whether it
+        can be given a model, now or soon."""
         return (
             self.here
             and self.record.verdict is None
             and self.record.drain_since_s is None
-            and self.status in (ReplicaState.STARTING, ReplicaState.READY)
+            and self.status in (ReplicaState.STARTING, ReplicaState.STANDBY, ReplicaState.READY)
         )
+
+    @property
+    def assignable(self) -> bool:
+        """A standby that has joined."""
+        return self.key is None and self.counts and self.status is ReplicaState.STANDBY
 
     @property
     def idle(self) -> bool:
@@ -65,7 +72,8 @@ def unit_of(
         record = replace(record, launched=True)
         if instance.exit is not None and record.ended_s is None:
             record = replace(record, ended_s=now_s)
-    key = instance.key if instance is not None else replica.key if replica else None
+    key = (replica.key if replica else None) or record.key or (instance.key if instance else None)
+    record = replace(record, key=key)
     here = replica is not None or record.seen_epoch != epoch
     return Unit(replica_id, key, record, instance, replica, here)
 
@@ -77,6 +85,8 @@ def _listed(record: Record, replica: Replica, epoch: int, now_s: float) -> Recor
     if replica.state is ReplicaState.DRAINING and record.drain_since_s is None:
         record = replace(record, drain_since_s=now_s)
     was_ready = replica.was_ready or replica.state is ReplicaState.READY
+    if record.key is None and replica.key is None:
+        was_ready = was_ready or replica.state is ReplicaState.STANDBY
     return replace(
         record,
         seen_epoch=epoch,
