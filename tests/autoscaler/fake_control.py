@@ -136,6 +136,17 @@ class FakeControl:
         self._admit("AssignModel", request, context)
         return control_pb2.AssignModelResponse()
 
+    def ReportDecisions(
+        self, request: control_pb2.ReportDecisionsRequest, context: grpc.ServicerContext
+    ) -> control_pb2.ReportDecisionsResponse:
+        self._admit("ReportDecisions", request, context)
+        return control_pb2.ReportDecisionsResponse()
+
+    def ScaleModel(
+        self, request: control_pb2.ScaleModelRequest, context: grpc.ServicerContext
+    ) -> control_pb2.ScaleModelResponse:
+        raise AssertionError("people scale, not autoscalers")
+
     def remove(self, replica_id: str) -> None:
         with self.lock:
             kept = [replica for replica in self.snapshot.replicas if replica.id != replica_id]
@@ -150,7 +161,7 @@ class FakeControl:
         ]:
             context.abort(grpc.StatusCode.UNAUTHENTICATED, "expected a token")
         with self.lock:
-            if self.fail_next:
+            if self.fail_next and name != "ReportDecisions":
                 code = self.fail_next.pop(0)
             elif 0 < request.autoscaler_generation < self.generation:
                 code = grpc.StatusCode.FAILED_PRECONDITION

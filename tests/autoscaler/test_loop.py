@@ -1,12 +1,13 @@
 """The loop over fakes: a table for a frontend, a table for a launcher, no time but ours."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import pytest
 
 from tideserve.autoscaler.core.actions import Report
+from tideserve.autoscaler.core.decision import Decision
 from tideserve.autoscaler.core.fixed import FixedCount
 from tideserve.autoscaler.core.fleet import (
     Exit,
@@ -16,12 +17,16 @@ from tideserve.autoscaler.core.fleet import (
     ReplicaState,
     Snapshot,
 )
+from tideserve.autoscaler.core.load import Sample
+from tideserve.autoscaler.core.settings import Device
+from tideserve.autoscaler.core.state import Rules
 from tideserve.autoscaler.errors import (
     CallRefusedError,
     FrontendError,
     FrontendRefusedError,
     FrontendUnavailableError,
     LaunchError,
+    NoSuchReplicaError,
     SupersededError,
 )
 from tideserve.autoscaler.launchers import Handle, ReplicaSpec
@@ -32,11 +37,12 @@ DIGITS = ModelKey("digits", 1, "g1")
 
 
 class Fleet:
-    """Source, control and launcher in one. `log` has what was done, in order."""
+    """Source, control and launcher in one. `calls` has what was done, in order."""
 
     def __init__(self) -> None:
-        self.log: list[str] = []
+        self.calls: list[str] = []
         self.reports: list[Report] = []
+        self.decisions: list[dict[str, int]] = []
         self.specs: list[ReplicaSpec] = []
         self.replicas: dict[str, Replica] = {}
         self.handles: dict[str, Handle] = {}
@@ -56,10 +62,28 @@ class Fleet:
             1, (Model(DIGITS, backend="pytorch"),), tuple(self.replicas.values()), self.stopping
         )
 
-    def announce(self, replicas: Sequence[tuple[str, ModelKey]]) -> None:
+    def announce(self, replicas: Sequence[tuple[str, ModelKey | None]]) -> None:
         self._call("announce", ",".join(name for name, _ in replicas))
         for name, key in replicas:
-            self.replicas[name] = Replica(name, key, ReplicaState.READY, pid=1, was_ready=True)
+            state = ReplicaState.READY if key is not None else ReplicaState.STANDBY
+            self.replicas[name] = Replica(name, key, state, pid=1, was_ready=key is not None)
+
+    def sample(self, snapshot: Snapshot, now_s: float) -> Sample:
+        return Sample(unix_s=now_s)
+
+    def assign(self, replica_id: str, key: ModelKey) -> None:
+        self._call("assign", f"{replica_id} {key.name}")
+        self.replicas[replica_id] = replace(
+            self.replicas[replica_id], key=key, state=ReplicaState.READY, was_ready=True
+        )
+
+    def report_decisions(self, decisions: Mapping[ModelKey, Decision]) -> None:
+        if "decisions" in self.errors:
+            raise self.errors["decisions"]
+        self.decisions.append({key.name: d.desired for key, d in decisions.items()})
+
+    def log(self, replica_id: str, tail_lines: int) -> tuple[str, ...]:
+        raise NoSuchReplicaError(replica_id)
 
     def report_exit(self, report: Report) -> None:
         self._call("report", report.replica_id)
@@ -75,7 +99,7 @@ class Fleet:
     def start(self, spec: ReplicaSpec) -> Handle:
         if self.launch_error:
             raise LaunchError(self.launch_error)
-        self.log.append(f"start {spec.replica_id}")
+        self.calls.append(f"start {spec.replica_id}")
         self.specs.append(spec)
         handle = Handle(spec.replica_id, spec.key, spec.device, "pid 1")
         self.handles[spec.replica_id] = handle
@@ -86,10 +110,10 @@ class Fleet:
 
     def kill(self, handle: Handle) -> None:
         if self.handles[handle.replica_id].exit is not None:
-            self.log.append(f"forget {handle.replica_id}")
+            self.calls.append(f"forget {handle.replica_id}")
             del self.handles[handle.replica_id]
             return
-        self.log.append(f"kill {handle.replica_id}")
+        self.calls.append(f"kill {handle.replica_id}")
         self.end(handle.replica_id, "killed by SIGKILL")
 
     def end(self, replica_id: str, cause: str, *log: str) -> None:
@@ -103,7 +127,7 @@ class Fleet:
     def _call(self, name: str, about: str) -> None:
         if name in self.errors:
             raise self.errors[name]
-        self.log.append(f"{name} {about}")
+        self.calls.append(f"{name} {about}")
 
 
 class Time:
@@ -119,8 +143,14 @@ class Time:
 
 
 def loop_of(fleet: Fleet, clock: Time, count: int = 2, *, orphaned: bool = False) -> Loop:
-    settings = LoopSettings("127.0.0.1:1", "secret-token", threads=3, tick_s=0.0)
+    settings = LoopSettings(
+        "127.0.0.1:1",
+        "secret-token",
+        tick_s=0.0,
+        rules=Rules(devices=(Device(slots=64, threads=3),)),
+    )
     return Loop(
+        fleet,
         fleet,
         fleet,
         fleet,
@@ -137,7 +167,7 @@ def test_replicas_are_announced_together_before_any_is_started() -> None:
     fleet = Fleet()
     loop_of(fleet, Time()).step()
     first, second = fleet.handles
-    assert fleet.log == [f"announce {first},{second}", f"start {first}", f"start {second}"]
+    assert fleet.calls == [f"announce {first},{second}", f"start {first}", f"start {second}"]
     assert fleet.specs[0] == ReplicaSpec(
         first, DIGITS, "127.0.0.1:1", "secret-token", "cpu", 3, frozenset({"pytorch"})
     )
@@ -148,11 +178,16 @@ def test_a_dead_replica_is_reported_then_forgotten_and_replaced() -> None:
     loop = loop_of(fleet, clock, count=1)
     loop.step()
     (dead,) = fleet.handles
-    fleet.log.clear()
+    fleet.calls.clear()
     fleet.end(dead, "killed by SIGKILL", "last words")
     loop.step()
     (fresh,) = fleet.handles
-    assert fleet.log == [f"report {dead}", f"forget {dead}", f"announce {fresh}", f"start {fresh}"]
+    assert fleet.calls == [
+        f"report {dead}",
+        f"forget {dead}",
+        f"announce {fresh}",
+        f"start {fresh}",
+    ]
     assert fleet.reports == [Report(dead, "killed by SIGKILL", ("last words",))]
 
 
@@ -165,7 +200,7 @@ def test_a_frozen_replica_is_killed() -> None:
         fleet.replicas[frozen], state=ReplicaState.LOST, reason="no beat for 1 s"
     )
     loop.step()
-    assert f"kill {frozen}" in fleet.log
+    assert f"kill {frozen}" in fleet.calls
     loop.step()
     assert fleet.reports[0].cause == "killed by SIGKILL (the frontend lost it: no beat for 1 s)"
 
@@ -190,7 +225,7 @@ def test_nothing_is_started_where_the_announcement_failed() -> None:
     for error in (FrontendUnavailableError("gone"), CallRefusedError("no such model")):
         fleet.errors["announce"] = error
         loop.step()
-        assert fleet.log == []
+        assert fleet.calls == []
     fleet.errors.clear()
     loop.step()
     assert len(fleet.handles) == 2
@@ -240,12 +275,12 @@ def test_while_the_frontend_is_away_nothing_is_done() -> None:
     fleet = Fleet()
     loop = loop_of(fleet, Time())
     loop.step()
-    fleet.log.clear()
+    fleet.calls.clear()
     for name in list(fleet.handles):
         fleet.end(name, "exit code 1")
     fleet.away = True
     loop.step()
-    assert fleet.log == []
+    assert fleet.calls == []
 
 
 def test_a_stop_drains_all_and_waits_until_they_are_gone() -> None:
@@ -254,8 +289,8 @@ def test_a_stop_drains_all_and_waits_until_they_are_gone() -> None:
     loop.step()
     loop.stop()
     assert loop.run() is Ending.STOPPED
-    assert sum(line.startswith("drain") for line in fleet.log) == 2
-    assert not any(line.startswith("kill") for line in fleet.log)
+    assert sum(line.startswith("drain") for line in fleet.calls) == 2
+    assert not any(line.startswith("kill") for line in fleet.calls)
     assert not [handle for handle in fleet.list() if handle.exit is None]
 
 
@@ -263,14 +298,14 @@ def test_replicas_of_a_stopping_frontend_are_drained_when_the_stop_reaches_the_a
     fleet = Fleet()
     loop = loop_of(fleet, Time())
     loop.step()
-    fleet.log.clear()
+    fleet.calls.clear()
     fleet.stopping = True
     loop.step()
-    assert fleet.log == []
+    assert fleet.calls == []
     loop.stop()
     assert loop.run() is Ending.STOPPED
-    assert sum(line.startswith("drain") for line in fleet.log) == 2
-    assert not any(line.startswith(("kill", "start")) for line in fleet.log)
+    assert sum(line.startswith("drain") for line in fleet.calls) == 2
+    assert not any(line.startswith(("kill", "start")) for line in fleet.calls)
 
 
 def test_a_stop_kills_what_does_not_leave_in_time() -> None:
@@ -282,7 +317,7 @@ def test_a_stop_kills_what_does_not_leave_in_time() -> None:
     began_s = clock.now_s
     assert loop.run() is Ending.STOPPED
     assert clock.now_s - began_s >= 10.0
-    assert sum(line.startswith("kill") for line in fleet.log) >= 1
+    assert sum(line.startswith("kill") for line in fleet.calls) >= 1
     assert not [handle for handle in fleet.list() if handle.exit is None]
 
 
@@ -295,7 +330,7 @@ def test_a_stop_without_a_frontend_does_not_wait_for_long() -> None:
     began_s = clock.now_s
     assert loop.run() is Ending.STOPPED
     assert 1.0 <= clock.now_s - began_s < 2.0
-    assert sum(line.startswith("kill") for line in fleet.log) == 1
+    assert sum(line.startswith("kill") for line in fleet.calls) == 1
 
 
 def test_a_second_stop_kills_at_once() -> None:
@@ -304,10 +339,10 @@ def test_a_second_stop_kills_at_once() -> None:
     loop.step()
     loop.stop()
     loop.stop()
-    fleet.log.clear()
+    fleet.calls.clear()
     assert loop.run() is Ending.STOPPED
     (name,) = [report.replica_id for report in fleet.reports]
-    assert fleet.log == [f"kill {name}", f"report {name}", f"forget {name}"]
+    assert fleet.calls == [f"kill {name}", f"report {name}", f"forget {name}"]
 
 
 @pytest.mark.parametrize("call", ["report", "drain", "announce"])
@@ -325,15 +360,15 @@ def test_a_superseded_autoscaler_leaves_and_kills_nothing(call: str) -> None:
     else:
         fleet.end(next(iter(fleet.handles)), "exit code 1")
     assert loop.run() is Ending.SUPERSEDED
-    assert not any(line.startswith("kill") for line in fleet.log)
+    assert not any(line.startswith("kill") for line in fleet.calls)
 
 
 def test_an_orphan_leaves_and_its_replicas_stay() -> None:
     fleet = Fleet()
     loop_of(fleet, Time()).step()
-    fleet.log.clear()
+    fleet.calls.clear()
     assert loop_of(fleet, Time(), orphaned=True).run() is Ending.ORPHANED
-    assert fleet.log == []
+    assert fleet.calls == []
 
 
 def test_a_frontend_that_refuses_the_token_ends_the_loop_and_no_replica() -> None:

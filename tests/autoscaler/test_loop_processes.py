@@ -49,6 +49,7 @@ class Autoscaler:
         )
         self.loop = Loop(
             self._watch,
+            self._watch,
             FrontendControl(self._channel, settings),
             self._launcher,
             FixedCount(1),

@@ -3,7 +3,16 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from tideserve.autoscaler.core.actions import Action, Announce, Drain, Kill, Report, Start
+from tideserve.autoscaler.core.actions import (
+    Action,
+    Announce,
+    Assign,
+    Drain,
+    Kill,
+    Prepare,
+    Report,
+    Start,
+)
 from tideserve.autoscaler.core.fleet import (
     Exit,
     Instance,
@@ -63,6 +72,12 @@ class World:
                 self.instances[action.replica_id] = Instance(
                     action.replica_id, action.key, action.device
                 )
+            case Assign():
+                self.set(action.replica_id, ReplicaState.STARTING, key=action.key)
+            case Prepare():
+                self.instances[action.replica_id] = Instance(
+                    action.replica_id, None, action.device, prepared=True
+                )
             case Announce():
                 self.replicas[action.replica_id] = Replica(
                     action.replica_id, action.key, ReplicaState.STARTING
@@ -86,6 +101,11 @@ class World:
     def ready(self, *replica_ids: str) -> None:
         for replica_id in replica_ids or tuple(self.replicas):
             self.set(replica_id, ReplicaState.READY, was_ready=True)
+
+    def stand_by(self, *replica_ids: str) -> None:
+        """These joined without a model."""
+        for replica_id in replica_ids:
+            self.set(replica_id, ReplicaState.STANDBY)
 
     def lose(self, replica_id: str, *, attributed: bool = False) -> None:
         self.set(replica_id, ReplicaState.LOST, death_attributed=attributed)

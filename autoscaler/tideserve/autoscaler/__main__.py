@@ -117,6 +117,7 @@ def _run(
         watch = FrontendWatch(channel, frontend, on_change=wake.ring)
         loop = Loop(
             watch,
+            watch,
             FrontendControl(channel, frontend),
             launcher,
             policy,

@@ -11,18 +11,31 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Final, Protocol, assert_never
 
-from tideserve.autoscaler.core.actions import Action, Announce, Drain, Kill, Report, Start
+from tideserve.autoscaler.core.actions import (
+    Action,
+    Announce,
+    Assign,
+    Drain,
+    Kill,
+    Prepare,
+    Report,
+    Start,
+)
 from tideserve.autoscaler.core.decision import Decision, Policy
 from tideserve.autoscaler.core.fleet import Exit, Instance, ModelKey, Observed, Snapshot
+from tideserve.autoscaler.core.load import Sample
+from tideserve.autoscaler.core.naming import number_of
 from tideserve.autoscaler.core.reconcile import reconcile
+from tideserve.autoscaler.core.settings import Device
 from tideserve.autoscaler.core.state import ReconcileState, Rules
+from tideserve.autoscaler.core.supply import memory_of
 from tideserve.autoscaler.errors import (
     CallRefusedError,
     FrontendUnavailableError,
     LaunchError,
     SupersededError,
 )
-from tideserve.autoscaler.launchers import Handle, Launcher, ReplicaSpec
+from tideserve.autoscaler.launchers import Handle, Launcher, Preparer, ReplicaSpec
 from tideserve.autoscaler.wake import Wake
 
 _LOG: Final = logging.getLogger(__name__)
@@ -35,11 +48,38 @@ class Source(Protocol):
         """None: not heard of now. Raises `SupersededError`, `FrontendRefusedError`."""
 
 
+class Samples(Protocol):
+    """Where loads come from."""
+
+    def sample(self, snapshot: Snapshot, now_s: float) -> Sample:
+        """What is known now; what is not known is missing."""
+
+
+class Journal(Protocol):
+    """What hears of every decision and of what followed."""
+
+    def record(
+        self,
+        now_s: float,
+        snapshot: Snapshot,
+        sample: Sample,
+        decisions: Mapping[ModelKey, Decision],
+        actions: Sequence[Action],
+    ) -> None:
+        """One look."""
+
+
 class Control(Protocol):
     """What acts on the frontend. Each call raises `FrontendError` or one of its kinds."""
 
-    def announce(self, replicas: Sequence[tuple[str, ModelKey]]) -> None:
-        """These will join."""
+    def announce(self, replicas: Sequence[tuple[str, ModelKey | None]]) -> None:
+        """These will join; None: as standbys."""
+
+    def assign(self, replica_id: str, key: ModelKey) -> None:
+        """This standby is to load that model version."""
+
+    def report_decisions(self, decisions: Mapping[ModelKey, Decision]) -> None:
+        """What is desired and why, for whoever watches."""
 
     def report_exit(self, report: Report) -> None:
         """This one ended."""
@@ -58,13 +98,15 @@ class Ending(Enum):
 
 @dataclass(frozen=True, slots=True)
 class LoopSettings:
-    """`address`, `token` and `threads` are handed to replicas. A stop drains them for
-    `stop_timeout_s`, for `away_timeout_s` where the frontend is gone, then kills."""
+    """`address` and `token` are handed to replicas. A stop drains them for `stop_timeout_s`,
+    for `away_timeout_s` where the frontend is gone, then kills. `dry_run`: decides, tells in
+    the log, and does nothing. Decisions are reported when they change and every `report_s`."""
 
     address: str
     token: str = field(repr=False)
-    threads: int = 1
     tick_s: float = 0.25
+    report_s: float = 2.0
+    dry_run: bool = False
     stop_timeout_s: float = 10.0
     away_timeout_s: float = 1.0
     rules: Rules = field(default_factory=Rules)
@@ -73,21 +115,27 @@ class LoopSettings:
 class Loop:
     """Owns the reconcile state. `stop` may be called from anywhere, signal handlers too;
     `life` makes its replicas' names its own; `orphaned` says whether the process that it
-    serves is gone."""
+    serves is gone; `changes` gives another policy and other rules when the file changed."""
 
     def __init__(
         self,
         source: Source,
+        samples: Samples,
         control: Control,
         launcher: Launcher,
         policy: Policy,
         settings: LoopSettings,
         wake: Wake,
         life: int,
+        journal: Journal | None = None,
+        changes: Callable[[], tuple[Policy, Rules] | None] = lambda: None,
         orphaned: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._source = source
+        self._samples = samples
+        self._journal = journal
+        self._changes = changes
         self._control = control
         self._launcher = launcher
         self._policy = policy
@@ -99,6 +147,10 @@ class Loop:
         self._rules = settings.rules
         self._unborn: dict[str, Instance] = {}  # announced, then failed to launch
         self._decisions: Mapping[ModelKey, Decision] = {}
+        self._told: dict[ModelKey, Decision] = {}
+        self._reported: Mapping[ModelKey, Decision] = {}
+        self._reported_s: float | None = None
+        self._unprepared = ""  # why the last `prepare` failed
         self._away = False
         self._stops = 0
 
@@ -126,14 +178,19 @@ class Loop:
         """One look and what follows from it."""
         snapshot = self._source.latest()
         now_s = self._clock()
+        self._reconfigure()
+        sample: Sample | None = None
         decisions: Mapping[ModelKey, Decision] = {}
         if snapshot is not None and self._stops:
             # Nothing is desired: drain, also from a frontend that stops. It has this process
             # stopped once it has answered what it admitted, and waits for its replicas to go.
             snapshot = replace(snapshot, stopping=False)
         elif snapshot is not None:
-            decisions = self._policy.decide(snapshot, now_s)
+            sample = self._samples.sample(snapshot, now_s)
+            decisions = self._policy.decide(snapshot, sample, now_s)
             self._tell(decisions)
+        if self._settings.dry_run:
+            return
         handles = {handle.replica_id: handle for handle in self._launcher.list()}
         instances = [_instance_of(handle) for handle in handles.values()]
         self._state, actions = reconcile(
@@ -145,15 +202,48 @@ class Loop:
         )
         if snapshot is not None and actions:
             self._act(actions, handles, snapshot)
+        if snapshot is not None and sample is not None:
+            self._report_decisions(decisions, now_s)
+            if self._journal is not None:
+                self._journal.record(now_s, snapshot, sample, decisions, actions)
+
+    def _reconfigure(self) -> None:
+        if self._stops:
+            return
+        changed = self._changes()
+        if changed is not None:
+            self._policy, self._rules = changed
 
     def _tell(self, decisions: Mapping[ModelKey, Decision]) -> None:
+        """A line for each change of a count or of what limits it; reasons alone change at
+        every look."""
+        told = {key: decision for key, decision in self._told.items() if key in decisions}
         for key, decision in decisions.items():
-            if self._decisions.get(key) != decision:
+            last = told.get(key)
+            outcome = (decision.desired, decision.limited_by)
+            if last is None or (last.desired, last.limited_by) != outcome:
                 limit = f", limited by {decision.limited_by}" if decision.limited_by else ""
                 _LOG.info(
                     "model %s: desired %d: %s%s", key, decision.desired, decision.reason, limit
                 )
+                told[key] = decision
+        self._told = told
         self._decisions = decisions
+
+    def _report_decisions(self, decisions: Mapping[ModelKey, Decision], now_s: float) -> None:
+        known = {key: (d.desired, d.limited_by) for key, d in self._reported.items()}
+        same = known == {key: (d.desired, d.limited_by) for key, d in decisions.items()}
+        recent = self._reported_s is not None and (
+            now_s - self._reported_s < self._settings.report_s
+        )
+        if same and recent:
+            return
+        try:
+            self._control.report_decisions(decisions)
+        except (CallRefusedError, FrontendUnavailableError) as error:
+            # The frontend shows older ones for a while; nothing depends on them.
+            _LOG.debug("decisions were not reported: %s", error)
+        self._reported, self._reported_s = decisions, now_s
 
     # --- acting ----------------------------------------------------------------------
 
@@ -162,7 +252,9 @@ class Loop:
     ) -> None:
         """Kills first: they need no frontend. What the frontend fails to do comes again."""
         starts = [action for action in actions if isinstance(action, Start)]
-        others = [action for action in actions if not isinstance(action, Start)]
+        others: list[Assign | Prepare | Announce | Drain | Kill | Report] = [
+            action for action in actions if not isinstance(action, Start)
+        ]
         others.sort(key=lambda action: not isinstance(action, Kill))
         try:
             for action in others:
@@ -176,7 +268,11 @@ class Loop:
         else:
             self._away = False
 
-    def _do(self, action: Announce | Drain | Kill | Report, handles: Mapping[str, Handle]) -> None:
+    def _do(
+        self,
+        action: Assign | Prepare | Announce | Drain | Kill | Report,
+        handles: Mapping[str, Handle],
+    ) -> None:
         try:
             match action:
                 case Kill():
@@ -186,6 +282,13 @@ class Loop:
                 case Drain():
                     self._control.drain(action.replica_id)
                     _LOG.info("drain %s: %s", action.replica_id, action.reason)
+                case Assign():
+                    self._control.assign(action.replica_id, action.key)
+                    _LOG.info(
+                        "assign %s to model %s: %s", action.replica_id, action.key, action.reason
+                    )
+                case Prepare():
+                    self._prepare(action)
                 case Announce():
                     self._control.announce([(action.replica_id, action.key)])
                     _LOG.info("announce %s: %s", action.replica_id, action.reason)
@@ -193,6 +296,20 @@ class Loop:
                     assert_never(action)
         except CallRefusedError as error:
             _LOG.warning("%s: %s", action.replica_id, error)
+
+    def _prepare(self, action: Prepare) -> None:
+        if not isinstance(self._launcher, Preparer):
+            return
+        spec = self._spec(action.replica_id, None, action.device, frozenset())
+        try:
+            handle = self._launcher.prepare(spec)
+        except LaunchError as error:
+            if self._unprepared != str(error):
+                _LOG.warning("nothing was prepared: %s", error)
+            self._unprepared = str(error)
+            return
+        self._unprepared = ""
+        _LOG.info("prepare %s, %s: %s", handle.replica_id, handle.where, action.reason)
 
     def _kill(self, action: Kill, handles: Mapping[str, Handle]) -> None:
         handle = handles[action.replica_id]
@@ -221,17 +338,9 @@ class Loop:
         except CallRefusedError as error:
             _LOG.warning("not started: %s", error)
             return
-        backends = {model.key: model.backend for model in snapshot.models if model.wanted}
+        backends = frozenset(model.backend for model in snapshot.models if model.wanted)
         for start in starts:
-            spec = ReplicaSpec(
-                replica_id=start.replica_id,
-                key=start.key,
-                address=self._settings.address,
-                token=self._settings.token,
-                device=start.device,
-                threads=self._settings.threads,
-                backends=frozenset(backends.values()),
-            )
+            spec = self._spec(start.replica_id, start.key, start.device, backends)
             try:
                 handle = self._launcher.start(spec)
             except LaunchError as error:
@@ -243,6 +352,23 @@ class Loop:
                 )
                 continue
             _LOG.info("start %s, %s: %s", handle.replica_id, handle.where, start.reason)
+
+    def _spec(
+        self, replica_id: str, key: ModelKey | None, device_name: str, backends: frozenset[str]
+    ) -> ReplicaSpec:
+        device = next((d for d in self._rules.devices if d.name == device_name), Device())
+        turn = number_of(replica_id)
+        return ReplicaSpec(
+            replica_id=replica_id,
+            key=key,
+            address=self._settings.address,
+            token=self._settings.token,
+            device=device_name,
+            threads=device.threads,
+            backends=backends,
+            cores=device.cores[turn % len(device.cores)] if device.cores else frozenset(),
+            memory_bytes=memory_of(key, self._rules.memory_bytes_of),
+        )
 
     # --- the end ---------------------------------------------------------------------
 
@@ -266,8 +392,12 @@ class Loop:
         self.step()  # reports those that ended since the last look
 
     def _running(self) -> list[Handle]:
-        return [handle for handle in self._launcher.list() if handle.exit is None]
+        return [
+            handle
+            for handle in self._launcher.list()
+            if handle.exit is None and not handle.prepared
+        ]
 
 
 def _instance_of(handle: Handle) -> Instance:
-    return Instance(handle.replica_id, handle.key, handle.device, handle.exit)
+    return Instance(handle.replica_id, handle.key, handle.device, handle.exit, handle.prepared)

@@ -98,7 +98,7 @@ class Link:
             replica_id=settings.replica_id,
             pid=os.getpid(),
             host=socket.gethostname(),
-            device=settings.device,
+            device=settings.device_name or settings.device,
             launch_s=launch_s,
         )
         try:

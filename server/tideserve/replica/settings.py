@@ -42,7 +42,8 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaSettings:
-    """`address` is the frontend's HOST:PORT or unix:/PATH. `threads` bounds the model's own threads, 0: the
+    """`address` is the frontend's HOST:PORT or unix:/PATH. `device` is where it computes, as this
+    process sees it, and `device_name` what others call it (empty: the same). `threads` bounds the model's own threads, 0: the
     runtime's default. `launched_at` is the unix time of the launcher's request, None when
     started by hand. `reconnect_s` is how long it looks for a frontend that knows it."""
 
@@ -50,6 +51,7 @@ class ReplicaSettings:
     address: str
     token: str = ""
     device: str = "cpu"
+    device_name: str = ""
     threads: int = 0
     log_file: Path | None = None
     launched_at: float | None = None

@@ -11,6 +11,7 @@ from tideserve.autoscaler.core.fleet import (
     Replica,
     ReplicaState,
 )
+from tideserve.autoscaler.core.settings import Device
 from tideserve.autoscaler.core.state import Rules
 
 
@@ -368,10 +369,13 @@ def test_a_stopping_frontend_gets_no_new_replicas_and_no_drains() -> None:
     assert world.state.failures == {}
 
 
-def test_a_standby_is_left_alone() -> None:
+def test_a_standby_that_is_wanted_is_left_alone_and_one_that_is_not_drained() -> None:
     world, _ = started()
+    world.rules = Rules(standby=1)
     world.replicas["spare"] = Replica("spare", None, ReplicaState.STANDBY, pid=9)
     assert world.step(1000.0) == []
+    world.rules = Rules(standby=0)
+    assert names(world.step(), Drain) == ["spare"]
 
 
 def test_a_report_the_frontend_did_not_take_is_given_again() -> None:
@@ -395,7 +399,7 @@ def test_a_number_is_used_again_but_never_a_name() -> None:
 
 
 def test_replicas_take_turns_on_devices() -> None:
-    world = World(desired={DIGITS: 3}, rules=Rules(devices=("gpu:0", "gpu:1")))
+    world = World(desired={DIGITS: 3}, rules=Rules(devices=(Device("gpu:0"), Device("gpu:1"))))
     devices = [action.device for action in world.step() if isinstance(action, Start)]
     assert devices == ["gpu:0", "gpu:1", "gpu:0"]
 

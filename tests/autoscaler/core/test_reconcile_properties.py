@@ -5,7 +5,16 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from tests.autoscaler.world import DIGITS, World
-from tideserve.autoscaler.core.actions import Action, Announce, Drain, Kill, Report, Start
+from tideserve.autoscaler.core.actions import (
+    Action,
+    Announce,
+    Assign,
+    Drain,
+    Kill,
+    Prepare,
+    Report,
+    Start,
+)
 from tideserve.autoscaler.core.fleet import Model, ModelKey, ReplicaState
 
 OTHER = ModelKey("other", 2, "g1")
@@ -54,6 +63,7 @@ class Histories(RuleBasedStateMachine):
             case Start():
                 assert action.replica_id not in self.names, "a name was used twice"
                 self.names.add(action.replica_id)
+                assert action.key is not None
                 assert self.world.models[action.key].wanted
             case Drain():
                 assert action.replica_id not in draining
@@ -62,12 +72,12 @@ class Histories(RuleBasedStateMachine):
             case Report():
                 assert action.failed_starts >= 0
                 assert bool(action.give_up_reason) <= bool(action.cause)
-            case Announce():
+            case Announce() | Assign() | Prepare():
                 pass
 
     def _check_counts(self, actions: list[Action]) -> None:
         """S1: a start never makes more than desired, what is starting included."""
-        for key in {action.key for action in actions if isinstance(action, Start)}:
+        for key in {a.key for a in actions if isinstance(a, Start) and a.key is not None}:
             capacity = [
                 replica
                 for replica in self.world.replicas.values()

@@ -1,7 +1,7 @@
 """Whole stories, action by action, with their reasons: what a person reads in the log."""
 
 from tests.autoscaler.world import DIGITS, World, names
-from tideserve.autoscaler.core.actions import Action, Announce, Drain, Kill, Report, Start
+from tideserve.autoscaler.core.actions import Action, Drain, Report, Start
 from tideserve.autoscaler.core.fleet import Model, ModelKey
 
 
@@ -13,7 +13,7 @@ def told(world: World, actions: list[Action]) -> list[str]:
         match action:
             case Report():
                 text = f"{action.cause}; failed starts {action.failed_starts}"
-            case Start() | Announce() | Drain() | Kill():
+            case _:
                 text = action.reason
         lines.append(f"{world.now_s:5.1f} {type(action).__name__.lower()} {name}: {text}")
     return lines

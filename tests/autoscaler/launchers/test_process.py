@@ -296,12 +296,7 @@ def test_a_replica_writes_its_record_before_anything_else(
     eventually(path.exists)
     record = read_record(path)
     assert record is not None
-    assert (record.replica_id, record.model, record.version, record.generation) == (
-        "a",
-        "digits",
-        1,
-        "g1",
-    )
+    assert (record.replica_id, record.key) == ("a", ModelKey("digits", 1, "g1"))
     assert record.identity.pid == pid_of(handle)
 
 

@@ -1,25 +1,26 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tideserve.autoscaler.core.fleet import ModelKey
 from tideserve.autoscaler.launchers.identity import ProcessIdentity
 from tideserve.autoscaler.launchers.record import ReplicaRecord, read_record, write_record
 
 RECORD = ReplicaRecord(
     replica_id="digits-1-0-aa",
-    model="digits",
-    version=1,
-    generation="g1",
+    key=ModelKey("digits", 1, "g1"),
     device="cpu",
     identity=ProcessIdentity(pid=12, start_ticks=34, boot_id="b"),
     log_path="x.log",
 )
 
 
-def test_what_is_written_is_read_and_no_draft_stays(tmp_path: Path) -> None:
+@pytest.mark.parametrize("record", [RECORD, replace(RECORD, key=None)])
+def test_what_is_written_is_read_and_no_draft_stays(tmp_path: Path, record: ReplicaRecord) -> None:
     path = tmp_path / "digits-1-0-aa.json"
-    write_record(path, RECORD)
-    assert read_record(path) == RECORD
+    write_record(path, record)
+    assert read_record(path) == record
     assert list(tmp_path.iterdir()) == [path]
 
 

@@ -21,8 +21,8 @@ from tideserve.autoscaler.sources.frontend import (
     FrontendSettings,
     FrontendWatch,
     open_channel,
-    snapshot_of,
 )
+from tideserve.autoscaler.sources.reading import snapshot_of
 from tideserve.v1 import control_pb2
 
 DIGITS = ModelKey("digits", 1, "g1")
@@ -80,7 +80,7 @@ def test_a_snapshot_comes_at_once_and_each_change_is_told(
     assert link.changed.acquire(timeout=5)
     assert link.watch.latest() == Snapshot(1, (Model(DIGITS, backend="python"),))
     (request,) = frontend.said("Watch")
-    assert (request.autoscaler_generation, request.interval_s) == (5, 1.0)
+    assert (request.autoscaler_generation, request.interval_s) == (5, 0.25)
 
 
 def test_a_replica_keeps_all_that_decides_its_fate() -> None:

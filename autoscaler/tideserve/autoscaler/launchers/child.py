@@ -4,10 +4,12 @@ import importlib
 import logging
 import os
 import sys
+from collections.abc import MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from tideserve.autoscaler.core.fleet import ModelKey
 from tideserve.autoscaler.launchers.identity import identity_of
 from tideserve.autoscaler.launchers.record import ReplicaRecord, write_record
 
@@ -23,13 +25,12 @@ class Birth:
     record_path: Path
     log_path: Path
     replica_id: str
-    model: str
-    version: int
-    generation: str
+    key: ModelKey | None  # None: a standby
     address: str
     token: str = field(repr=False)
     device: str
     threads: int
+    cores: frozenset[int]  # empty: any
     launched_at: float  # unix seconds
 
 
@@ -47,22 +48,23 @@ def run_replica(birth: Birth) -> None:
         birth.record_path,
         ReplicaRecord(
             replica_id=birth.replica_id,
-            model=birth.model,
-            version=birth.version,
-            generation=birth.generation,
+            key=birth.key,
             device=birth.device,
             identity=identity,
             log_path=str(birth.log_path),
         ),
     )
     Path("/proc/self/comm").write_text(birth.replica_id[:_COMM_CHARACTERS], encoding="utf-8")
-    _show_device(birth.device)
+    if birth.cores:
+        os.sched_setaffinity(0, birth.cores & os.sched_getaffinity(0) or birth.cores)
+    device = show_device(birth.device, os.environ)
     entry = importlib.import_module(birth.entry)
     settings = entry.ReplicaSettings(
         replica_id=birth.replica_id,
         address=birth.address,
         token=birth.token,
-        device=birth.device,
+        device=device,
+        device_name=birth.device,
         threads=birth.threads,
         launched_at=birth.launched_at,
     )
@@ -84,9 +86,18 @@ def _redirect(log_path: Path) -> None:
     os.close(log_fd)
 
 
-def _show_device(device: str) -> None:
-    """CUDA reads this when it is first used, which is later than here. A replica on the CPU
-    sees no GPU; one on gpu:INDEX finds it by its index among those visible."""
-    os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
-    if device == "cpu":
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+def show_device(name: str, environment: MutableMapping[str, str]) -> str:
+    """Leaves only this device visible to CUDA, which looks when it is first used, later than
+    here. What the replica is to call it: the only GPU there is has index 0.
+
+    INDEX counts the GPUs that were visible before.
+    """
+    environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+    kind, _, index = name.partition(":")
+    if kind != "gpu":
+        environment["CUDA_VISIBLE_DEVICES"] = ""
+        return name
+    visible = [one for one in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if one]
+    number = int(index)
+    environment["CUDA_VISIBLE_DEVICES"] = visible[number] if number < len(visible) else index
+    return "gpu:0"

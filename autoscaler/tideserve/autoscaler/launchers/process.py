@@ -26,8 +26,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Final
 
-from tideserve.autoscaler.core.fleet import Exit, ModelKey
-from tideserve.autoscaler.errors import LaunchError, StateDirError
+from tideserve.autoscaler.core.fleet import Exit
+from tideserve.autoscaler.errors import LaunchError, NoSuchReplicaError, StateDirError
 from tideserve.autoscaler.launchers import Handle, ReplicaSpec
 from tideserve.autoscaler.launchers.child import Birth, run_replica
 from tideserve.autoscaler.launchers.deaths import DeathWatch
@@ -55,6 +55,8 @@ PRELOAD: Final = (
 BACKEND_PRELOAD: Final = {"pytorch": "torch"}
 _TAIL_LINES: Final = 20
 _TAIL_BYTES: Final = 16 * 1024
+_LINE_BYTES: Final = 512
+_MAX_TAIL_BYTES: Final = 4 * 1024 * 1024
 _EXIT_CODE_WAIT_S: Final = 1.0  # the forkserver reaps within milliseconds
 
 
@@ -126,13 +128,12 @@ class ProcessLauncher:
             record_path=record_path,
             log_path=log_path,
             replica_id=spec.replica_id,
-            model=spec.key.name,
-            version=spec.key.version,
-            generation=spec.key.generation,
+            key=spec.key,
             address=spec.address,
             token=spec.token,
             device=spec.device,
-            threads=spec.threads,
+            threads=len(spec.cores) or spec.threads,
+            cores=spec.cores,
             launched_at=time.time(),
         )
         process = self._context.Process(target=run_replica, args=(birth,), name=spec.replica_id)
@@ -172,6 +173,16 @@ class ProcessLauncher:
         child.record_path.with_suffix(".draft").unlink(missing_ok=True)
         _release(child)
 
+    def log(self, replica_id: str, tail_lines: int) -> tuple[str, ...]:
+        """Of one that runs, or ended and is among the newest `kept_logs`."""
+        child = self._children.get(replica_id)
+        path = self._logs_dir / f"{replica_id}.log"
+        if child is not None:
+            path = child.log_path
+        elif replica_id != Path(replica_id).name or not path.is_file():
+            raise NoSuchReplicaError(f"no log of a replica {replica_id!r} is kept here")
+        return log_tail(path, tail_lines)
+
     def _adopt(self, path: Path) -> None:
         record = read_record(path)
         pidfd = open_pidfd(record.identity) if record is not None else None
@@ -180,7 +191,7 @@ class ProcessLauncher:
             return
         handle = Handle(
             replica_id=record.replica_id,
-            key=ModelKey(record.model, record.version, record.generation),
+            key=record.key,
             device=record.device,
             where=f"pid {record.identity.pid}",
         )
@@ -209,16 +220,17 @@ class ProcessLauncher:
             path.unlink(missing_ok=True)
 
 
-def log_tail(path: Path) -> tuple[str, ...]:
+def log_tail(path: Path, lines: int = _TAIL_LINES) -> tuple[str, ...]:
     """The last lines of a log that may be missing or hold any bytes."""
+    tail_bytes = min(_MAX_TAIL_BYTES, max(_TAIL_BYTES, lines * _LINE_BYTES))
     try:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - _TAIL_BYTES))
-            text = file.read(_TAIL_BYTES).decode("utf-8", errors="replace")
+            file.seek(max(0, size - tail_bytes))
+            text = file.read(tail_bytes).decode("utf-8", errors="replace")
     except FileNotFoundError:
         return ()
-    return tuple(text.splitlines()[-_TAIL_LINES:])
+    return tuple(text.splitlines()[-lines:]) if lines > 0 else ()
 
 
 def cause_of(code: int | None) -> str:

@@ -3,19 +3,20 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+from tideserve.autoscaler.core.fleet import ModelKey
 from tideserve.autoscaler.launchers.identity import ProcessIdentity
 
 
 @dataclass(frozen=True, slots=True)
 class ReplicaRecord:
     """Written by the replica's process itself before it does anything, so that no crash of
-    the launcher can leave a replica without one. Holds no secret."""
+    the launcher can leave a replica without one. Holds no secret. `key` None: it was started
+    as a standby."""
 
     replica_id: str
-    model: str
-    version: int
-    generation: str
+    key: ModelKey | None
     device: str
     identity: ProcessIdentity
     log_path: str
@@ -35,9 +36,7 @@ def read_record(path: Path) -> ReplicaRecord | None:
         identity = fields["identity"]
         return ReplicaRecord(
             replica_id=str(fields["replica_id"]),
-            model=str(fields["model"]),
-            version=int(fields["version"]),
-            generation=str(fields["generation"]),
+            key=_key_of(fields["key"]),
             device=str(fields["device"]),
             identity=ProcessIdentity(
                 pid=int(identity["pid"]),
@@ -48,3 +47,9 @@ def read_record(path: Path) -> ReplicaRecord | None:
         )
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
+
+
+def _key_of(fields: dict[str, Any] | None) -> ModelKey | None:
+    if fields is None:
+        return None
+    return ModelKey(str(fields["name"]), int(fields["version"]), str(fields["generation"]))

@@ -8,14 +8,16 @@ generation (larger = newer); the frontend turns an older one away with FAILED_PR
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, TypedDict, cast
 
 import grpc
 
 from tideserve.autoscaler.core.actions import Report
-from tideserve.autoscaler.core.fleet import Model, ModelKey, Replica, ReplicaState, Snapshot
+from tideserve.autoscaler.core.decision import Decision
+from tideserve.autoscaler.core.fleet import ModelKey, Snapshot
+from tideserve.autoscaler.core.load import Sample
 from tideserve.autoscaler.errors import (
     CallRefusedError,
     FrontendError,
@@ -23,6 +25,7 @@ from tideserve.autoscaler.errors import (
     FrontendUnavailableError,
     SupersededError,
 )
+from tideserve.autoscaler.sources.reading import EvenCounters, loads_of, pins_of, snapshot_of
 from tideserve.v1 import control_pb2
 from tideserve.v1.metadata import TOKEN_METADATA_KEY
 from tideserve.v1.methods import CONTROL
@@ -32,25 +35,20 @@ _FIRST_RETRY_S: Final = 0.05
 _MAX_RETRY_S: Final = 1.0  # a restarted frontend is found again within 2 s
 _MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024
 _PATHS: Final = {method.name: method.path for method in CONTROL}
-_STATES: Final = {
-    control_pb2.STARTING: ReplicaState.STARTING,
-    control_pb2.STANDBY: ReplicaState.STANDBY,
-    control_pb2.READY: ReplicaState.READY,
-    control_pb2.DRAINING: ReplicaState.DRAINING,
-    control_pb2.LOST: ReplicaState.LOST,
-}
 
 
 @dataclass(frozen=True, slots=True)
 class FrontendSettings:
-    """How to reach the frontend. A snapshot older than `stale_after_s` is no data (S2)."""
+    """How to reach the frontend. A snapshot older than `stale_after_s` is no data (S2).
+    `http_address` is the autoscaler's own, told to whoever watches; empty: it has none."""
 
     address: str
     token: str
     generation: int
-    interval_s: float = 1.0
+    interval_s: float = 0.25
     stale_after_s: float = 5.0
     call_timeout_s: float = 2.0
+    http_address: str = ""
 
 
 def open_channel(settings: FrontendSettings) -> grpc.Channel:
@@ -84,10 +82,12 @@ class FrontendWatch:
         settings: FrontendSettings,
         on_change: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
+        unix_clock: Callable[[], float] = time.time,
     ) -> None:
         self._settings = settings
         self._on_change = on_change
         self._clock = clock
+        self._unix_clock = unix_clock
         self._call = channel.unary_stream(
             _PATHS["Watch"],
             request_serializer=control_pb2.WatchRequest.SerializeToString,
@@ -96,6 +96,8 @@ class FrontendWatch:
         self._lock = threading.Lock()  # guards the fields below
         self._stream: _Cancellable | None = None
         self._latest: tuple[Snapshot, float] | None = None
+        self._sample = Sample(unix_s=0.0)
+        self._counters = EvenCounters()
         self._fatal: FrontendError | None = None
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="frontend-watch", daemon=True)
@@ -128,13 +130,19 @@ class FrontendWatch:
         self._cancel()
         return None
 
+    def sample(self, snapshot: Snapshot, now_s: float) -> Sample:
+        """The loads that came with the newest snapshot."""
+        del snapshot, now_s
+        with self._lock:
+            return self._sample
+
     def _run(self) -> None:
         retry_s = _FIRST_RETRY_S
         while not self._closing.is_set():
             try:
                 for message in self._open():
                     retry_s = _FIRST_RETRY_S
-                    self._take(snapshot_of(message))
+                    self._take(message)
                 error: FrontendError = FrontendUnavailableError("the frontend ended the Watch")
             except grpc.RpcError as raised:
                 error = error_of(raised, "Watch", self._settings.address)
@@ -157,10 +165,17 @@ class FrontendWatch:
             self._cancel()
         return cast("Iterator[control_pb2.Snapshot]", stream)
 
-    def _take(self, snapshot: Snapshot) -> None:
+    def _take(self, message: control_pb2.Snapshot) -> None:
+        snapshot, now_s = snapshot_of(message), self._clock()
+        sample = Sample(
+            unix_s=self._unix_clock(),
+            loads=self._counters.even(loads_of(message, now_s), message.frontend_epoch),
+            pins=pins_of(message),
+        )
         with self._lock:
             was_away = self._latest is None
-            self._latest = (snapshot, self._clock())
+            self._latest = (snapshot, now_s)
+            self._sample = sample
         if was_away:
             _LOG.info("watching the frontend at %s", self._settings.address)
         self._on_change()
@@ -211,13 +226,25 @@ class FrontendControl:
             request_serializer=control_pb2.DrainReplicaRequest.SerializeToString,
             response_deserializer=control_pb2.DrainReplicaResponse.FromString,
         )
+        self._assign = channel.unary_unary(
+            _PATHS["AssignModel"],
+            request_serializer=control_pb2.AssignModelRequest.SerializeToString,
+            response_deserializer=control_pb2.AssignModelResponse.FromString,
+        )
+        self._report_decisions = channel.unary_unary(
+            _PATHS["ReportDecisions"],
+            request_serializer=control_pb2.ReportDecisionsRequest.SerializeToString,
+            response_deserializer=control_pb2.ReportDecisionsResponse.FromString,
+        )
 
-    def announce(self, replicas: Sequence[tuple[str, ModelKey]]) -> None:
-        """Replica ids that will join, with the model version each is for."""
+    def announce(self, replicas: Sequence[tuple[str, ModelKey | None]]) -> None:
+        """Replica ids that will join, with the model version each is for; None: a standby."""
         request = control_pb2.AnnounceRequest(
             autoscaler_generation=self._settings.generation,
             replicas=[
-                control_pb2.Announcement(
+                control_pb2.Announcement(replica_id=replica_id)
+                if key is None
+                else control_pb2.Announcement(
                     replica_id=replica_id,
                     model_name=key.name,
                     model_version=key.version,
@@ -256,29 +283,50 @@ class FrontendControl:
         except grpc.RpcError as error:
             raise error_of(error, "DrainReplica", self._settings.address) from error
 
+    def assign(self, replica_id: str, key: ModelKey) -> None:
+        """A standby is to load this model version."""
+        request = control_pb2.AssignModelRequest(
+            autoscaler_generation=self._settings.generation,
+            replica_id=replica_id,
+            model_name=key.name,
+            model_version=key.version,
+            generation=key.generation,
+        )
+        try:
+            self._assign(request, **self._terms())
+        except grpc.RpcError as error:
+            raise error_of(error, "AssignModel", self._settings.address) from error
+
+    def report_decisions(self, decisions: Mapping[ModelKey, Decision]) -> None:
+        """What is desired and why."""
+        request = control_pb2.ReportDecisionsRequest(
+            autoscaler_generation=self._settings.generation,
+            decisions=[
+                control_pb2.ModelDecision(
+                    model_name=key.name,
+                    model_version=key.version,
+                    generation=key.generation,
+                    decision=control_pb2.Decision(
+                        desired=decision.desired,
+                        reason=decision.reason,
+                        limited_by=decision.limited_by or "",
+                        inputs=decision.inputs,
+                    ),
+                )
+                for key, decision in decisions.items()
+            ],
+            autoscaler_http=self._settings.http_address,
+        )
+        try:
+            self._report_decisions(request, **self._terms())
+        except grpc.RpcError as error:
+            raise error_of(error, "ReportDecisions", self._settings.address) from error
+
     def _terms(self) -> _Terms:
         return {
             "timeout": self._settings.call_timeout_s,
             "metadata": _metadata(self._settings),
         }
-
-
-def snapshot_of(message: control_pb2.Snapshot) -> Snapshot:
-    """The part of a snapshot that reconciling needs. Replicas in states that this version
-    does not know are left out."""
-    return Snapshot(
-        epoch=message.frontend_epoch,
-        models=tuple(
-            Model(
-                ModelKey(model.name, model.version, model.generation), model.wanted, model.backend
-            )
-            for model in message.models
-        ),
-        replicas=tuple(
-            _replica_of(replica) for replica in message.replicas if replica.state in _STATES
-        ),
-        stopping=message.stopping,
-    )
 
 
 def error_of(error: grpc.RpcError, method: str, address: str) -> FrontendError:
@@ -301,22 +349,6 @@ def error_of(error: grpc.RpcError, method: str, address: str) -> FrontendError:
     ):
         return FrontendUnavailableError(said)
     return CallRefusedError(said)
-
-
-def _replica_of(message: control_pb2.ReplicaSnapshot) -> Replica:
-    key = ModelKey(message.model, message.version, message.generation) if message.model else None
-    return Replica(
-        replica_id=message.id,
-        key=key,
-        state=_STATES[message.state],
-        state_age_s=message.state_age_s,
-        pid=message.pid,
-        device=message.device,
-        leases=message.leases,
-        was_ready=message.was_ready,
-        death_attributed=message.death_attributed,
-        reason=message.reason,
-    )
 
 
 def _metadata(settings: FrontendSettings) -> tuple[tuple[str, str], ...]:
