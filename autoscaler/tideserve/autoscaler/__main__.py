@@ -5,53 +5,79 @@ process is gone (the replicas stay in the last two cases); 2 for an option, a st
 a token that does not work; 1 for a defect.
 """
 
+import json
 import logging
 import os
-import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Final
 
 import typer
 
+from tideserve.autoscaler.assembly import Plan, next_decisions, rules_of, run
+from tideserve.autoscaler.config import MAX_REPLICAS, AutoscalerFile, ServerSection
+from tideserve.autoscaler.config_file import read_config
+from tideserve.autoscaler.core.decision import Policy
+from tideserve.autoscaler.core.elastic import ElasticPolicy
 from tideserve.autoscaler.core.fixed import FixedCount
+from tideserve.autoscaler.core.settings import Device
 from tideserve.autoscaler.core.state import Rules
 from tideserve.autoscaler.errors import AutoscalerError, SettingsError
-from tideserve.autoscaler.launchers.process import ProcessLauncher, ProcessSettings
-from tideserve.autoscaler.loop import Ending, Loop, LoopSettings
-from tideserve.autoscaler.sources.frontend import (
-    FrontendControl,
-    FrontendSettings,
-    FrontendWatch,
-    open_channel,
-)
-from tideserve.autoscaler.wake import Wake
+from tideserve.autoscaler.explain import explain as explanation
+from tideserve.autoscaler.sources.frontend import FrontendSettings
 
 _LOG: Final = logging.getLogger("tideserve.autoscaler")
 _BAD_SETTINGS: Final = 2
-_MAX_REPLICAS: Final = 4096
 _LEVELS: Final = ("debug", "info", "warning", "error")
 # Libraries size their pools by these when they are imported, in the forkserver.
 _THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def autoscale(
+    file: Annotated[
+        Path | None,
+        typer.Argument(metavar="[FILE]", help="Autoscaler file; without it a fixed count."),
+    ] = None,
     address: Annotated[
-        str,
-        typer.Option(envvar="TIDESERVE_ADDRESS", help="HOST:PORT of the frontend."),
-    ] = "127.0.0.1:8001",
+        str | None,
+        typer.Option(
+            envvar="TIDESERVE_ADDRESS",
+            help="HOST:PORT of the frontend; by default the file's, else 127.0.0.1:8001.",
+        ),
+    ] = None,
     replicas: Annotated[
-        int, typer.Option(min=0, max=_MAX_REPLICAS, help="Replicas of each model version.")
+        int,
+        typer.Option(
+            min=0, max=MAX_REPLICAS, help="Without a file: replicas of each model version."
+        ),
     ] = 1,
     threads: Annotated[
         int | None,
-        typer.Option(min=1, help="Threads of each replica's model; by default cores / replicas."),
+        typer.Option(
+            min=1,
+            help="Without a file: threads of each replica's model; by default cores / replicas.",
+        ),
     ] = None,
     gpus: Annotated[
-        str, typer.Option(help="Indexes such as 0,1: replicas take turns on them.")
+        str, typer.Option(help="Without a file: indexes such as 0,1; replicas take turns on them.")
     ] = "",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Decide and tell in the log, and change nothing.")
+    ] = False,
+    explain: Annotated[
+        bool,
+        typer.Option("--explain", help="Print the next decisions with every number, and end."),
+    ] = False,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print the JSON Schema of the file, and end.")
+    ] = False,
+    http_host: Annotated[str, typer.Option(help="Address of its own HTTP server.")] = "127.0.0.1",
+    http_port: Annotated[
+        int,
+        typer.Option(min=0, max=65535, help="Its port: metrics, decisions, logs; 0: any free one."),
+    ] = 8003,
     state_dir: Annotated[
         Path | None,
         typer.Option(
@@ -61,7 +87,9 @@ def autoscale(
     ] = None,
     token_file: Annotated[
         Path | None,
-        typer.Option(help="File with the frontend's token; by default $TIDESERVE_TOKEN."),
+        typer.Option(
+            help="File with the frontend's token; by default the file's, else $TIDESERVE_TOKEN."
+        ),
     ] = None,
     start_timeout_s: Annotated[
         float, typer.Option(min=1.0, help="A replica that is not READY by then is replaced.")
@@ -75,80 +103,53 @@ def autoscale(
     ] = False,
     log_level: Annotated[str, typer.Option(help="One of debug, info, warning, error.")] = "info",
 ) -> None:
-    """Keep a fixed number of replicas for every model version that a frontend serves."""
+    """Start and retire replicas of every model version that a frontend serves."""
+    if schema:
+        typer.echo(json.dumps(AutoscalerFile.model_json_schema(), indent=2))
+        return
     try:
         _set_up_logging(log_level)
-        port = _port_of(address)
+        config = read_config(file) if file is not None else None
+        server = config.server if config is not None else ServerSection()
+        where = address or server.address
+        port = _port_of(where)
         frontend = FrontendSettings(
-            address=address, token=_token(token_file), generation=time.time_ns()
+            address=where,
+            token=_token(token_file or server.token_file),
+            generation=time.time_ns(),
         )
-        count = threads or max(1, len(os.sched_getaffinity(0)) // max(1, replicas))
+        rules = Rules(start_timeout_s=start_timeout_s)
+        policy: Policy
+        if config is None:
+            count = threads or max(1, len(os.sched_getaffinity(0)) // max(1, replicas))
+            policy, rules = FixedCount(replicas), replace(rules, devices=_devices(gpus, count))
+        else:
+            policy, rules = ElasticPolicy(config.scaling()), rules_of(config, rules)
+        most_threads = max(device.threads for device in rules.devices)
         for variable in _THREAD_VARIABLES:
-            os.environ.setdefault(variable, str(count))
-        settings = LoopSettings(
-            address=address,
-            token=frontend.token,
-            threads=count,
+            os.environ.setdefault(variable, str(max(1, most_threads)))
+        plan = Plan(
+            frontend=frontend,
+            state_dir=state_dir or _default_state_dir(port),
+            policy=policy,
+            rules=rules,
+            file=config,
+            file_path=file,
             stop_timeout_s=drain_timeout_s,
-            rules=Rules(start_timeout_s=start_timeout_s, devices=_devices(gpus)),
+            child=child,
+            dry_run=dry_run,
+            http_host=http_host,
+            http_port=None if dry_run else http_port,
+            environment=dict(os.environ),
         )
-        launching = ProcessSettings(state_dir or _default_state_dir(port))
-        ending = _run(frontend, settings, launching, FixedCount(replicas), child=child)
+        if explain:
+            typer.echo(explanation(next_decisions(plan)))
+            return
+        ending = run(plan)
     except AutoscalerError as error:
         typer.echo(f"tideserve autoscale: {error}", err=True)
         raise typer.Exit(_BAD_SETTINGS) from error
     _LOG.info("ended: %s", ending.value)
-
-
-def _run(
-    frontend: FrontendSettings,
-    settings: LoopSettings,
-    launching: ProcessSettings,
-    policy: FixedCount,
-    *,
-    child: bool,
-) -> Ending:
-    """Starts the parts, runs the loop, closes the parts in reverse order."""
-    parent = os.getppid()
-    wake = Wake()
-    channel = open_channel(frontend)
-    try:
-        launcher = ProcessLauncher(launching, on_exit=wake.ring)
-        watch = FrontendWatch(channel, frontend, on_change=wake.ring)
-        loop = Loop(
-            watch,
-            watch,
-            FrontendControl(channel, frontend),
-            launcher,
-            policy,
-            settings,
-            wake,
-            life=frontend.generation,
-            orphaned=lambda: child and os.getppid() != parent,
-        )
-        _obey_signals(loop, child=child)
-        launcher.open()
-        try:
-            watch.start()
-            try:
-                return loop.run()
-            finally:
-                watch.close()
-        finally:
-            launcher.close()
-    finally:
-        channel.close()
-
-
-def _obey_signals(loop: Loop, *, child: bool) -> None:
-    """SIGTERM stops. So does SIGINT, but not for a child: a terminal sends it to the whole
-    group, and the server still needs replicas to finish what it admitted."""
-
-    def stop(_signal: int, _frame: FrameType | None) -> None:
-        loop.stop()
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, signal.SIG_IGN if child else stop)
 
 
 def _set_up_logging(level: str) -> None:
@@ -190,14 +191,15 @@ def _token(token_file: Path | None) -> str:
     return token
 
 
-def _devices(gpus: str) -> tuple[str, ...]:
+def _devices(gpus: str, threads: int) -> tuple[Device, ...]:
+    """As many slots as anyone may ask for: the count is fixed."""
     if not gpus:
-        return ("cpu",)
+        return (Device("cpu", MAX_REPLICAS, threads=threads),)
     indexes = [index.strip() for index in gpus.split(",")]
     for index in indexes:
         if not (index.isascii() and index.isdigit()):
             raise SettingsError(f"--gpus: expected indexes such as 0,1, got {gpus!r}")
-    return tuple(f"gpu:{int(index)}" for index in indexes)
+    return tuple(Device(f"gpu:{int(index)}", MAX_REPLICAS, threads=threads) for index in indexes)
 
 
 def _default_state_dir(port: int) -> Path:

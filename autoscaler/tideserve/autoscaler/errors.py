@@ -12,6 +12,10 @@ class SettingsError(AutoscalerError):
     """An option is wrong; the command line prints the message and exits with 2."""
 
 
+class ConfigError(SettingsError):
+    """The autoscaler file cannot be used; a line for each thing that is wrong."""
+
+
 class StateDirError(SettingsError):
     """The folder for records and logs of replicas cannot be used."""
 

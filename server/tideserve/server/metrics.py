@@ -78,6 +78,7 @@ class _FrontendCollector(Collector):
         yield from _counters(stats)
         yield from self._queues(entries)
         yield self._replicas(stats)
+        yield self._profiles(entries)
         if self._triton_names:
             yield from _triton(stats)
             yield self._triton_pending(entries)
@@ -89,6 +90,9 @@ class _FrontendCollector(Collector):
         age = GaugeMetricFamily(
             "tideserve_queue_oldest_age_seconds", "Age of the oldest waiting.", labels=MODEL
         )
+        leased = GaugeMetricFamily(
+            "tideserve_leased_requests", "Requests that replicas hold.", labels=MODEL
+        )
         ready = GaugeMetricFamily(
             "tideserve_model_ready", "1 if requests bind to it.", labels=MODEL
         )
@@ -96,19 +100,22 @@ class _FrontendCollector(Collector):
         now_s = self._clock()
         for entry in entries:
             labels = (entry.key.name, str(entry.key.version))
-            totals = sums.setdefault(labels, [0.0] * 5)
+            totals = sums.setdefault(labels, [0.0] * 6)
             totals[4] = max(totals[4], float(entry.state is ModelState.READY))
             model = self._scheduler.models.get(entry.key)
             if model is not None:
                 totals[0] += model.queue.requests
                 totals[1] += model.queue.rows
                 totals[2] += model.queue.payload_bytes
+                totals[5] += model.leased_requests
                 oldest_s = _oldest_arrival_s(model.queue)
                 totals[3] = max(totals[3], 0.0 if oldest_s is None else now_s - oldest_s)
         for labels, totals in sums.items():
-            for family, value in zip((requests, rows, size, age, ready), totals, strict=True):
+            for family, value in zip(
+                (requests, rows, size, age, ready, leased), totals, strict=True
+            ):
                 family.add_metric(labels, value)
-        yield from (requests, rows, size, age, ready)
+        yield from (requests, rows, size, age, ready, leased)
 
     def _replicas(self, models: Iterable[tuple[str, str]]) -> Metric:
         family = GaugeMetricFamily(
@@ -125,6 +132,22 @@ class _FrontendCollector(Collector):
             counts[name, version, replica.state.value] += 1
         for labels, count in counts.items():
             family.add_metric(labels, count)
+        return family
+
+    def _profiles(self, entries: list[ModelEntry]) -> Metric:
+        family = GaugeMetricFamily(
+            "tideserve_profile_seconds",
+            "Learned time of a batch: a high percentile, by batch rows.",
+            labels=(*MODEL, "batch_rows"),
+        )
+        # Two generations of a version: the one that comes later is the newer one.
+        learned: dict[tuple[str, str, str], float] = {}
+        for entry in entries:
+            model = self._scheduler.models.get(entry.key)
+            for rows, latency_s in model.profile.points() if model is not None else ():
+                learned[entry.key.name, str(entry.key.version), str(rows)] = latency_s
+        for labels, latency_s in learned.items():
+            family.add_metric(labels, latency_s)
         return family
 
     def _triton_pending(self, entries: list[ModelEntry]) -> Metric:

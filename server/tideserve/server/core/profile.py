@@ -49,13 +49,15 @@ class Profile:
 
     def points(self) -> list[tuple[int, float]]:
         """(batch rows, latency in seconds), both ascending; empty while nothing is learned."""
-        if self._points is None:
-            self._points = []
-            floor_s = 0.0
+        points = self._points
+        if points is None:
+            # Whole before it is seen: /metrics reads it from another thread.
+            points, floor_s = [], 0.0
             for rows in sorted(self._buckets):
                 floor_s = max(floor_s, self._buckets[rows].quantile_s())
-                self._points.append((rows, floor_s))
-        return self._points
+                points.append((rows, floor_s))
+            self._points = points
+        return points
 
     def latency_s(self, rows: int) -> float | None:
         """l(rows): the bucket's, else interpolated, beyond the last bucket in proportion to

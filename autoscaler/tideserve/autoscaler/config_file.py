@@ -1,0 +1,144 @@
+"""Reads an autoscaler file. Every error names the place, what came, and what was expected."""
+
+import difflib
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any, Final, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from tideserve.autoscaler.config import AutoscalerFile
+from tideserve.autoscaler.errors import ConfigError
+
+MAX_BYTES: Final = 1 << 20
+
+
+def read_config(path: Path) -> AutoscalerFile:
+    """Raises `ConfigError`, with a line for each thing that is wrong."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror or error}") from error
+    if len(data) > MAX_BYTES:
+        raise ConfigError(f"{path}: expected at most {MAX_BYTES} bytes")
+    return parse_config(data, str(path))
+
+
+def parse_config(data: bytes, name: str) -> AutoscalerFile:
+    """As `read_config`; `name` is for the message."""
+    try:
+        document = yaml.load(data, _Loader)  # noqa: S506 - it is a SafeLoader
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{name}: expected YAML: {_yaml_problem(error)}") from error
+    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{name}: expected YAML in UTF-8: {error}") from error
+    if document is None:
+        document = {}
+    if not isinstance(document, dict):
+        raise ConfigError(f"{name}: expected keys and values, got {type(document).__name__}")
+    try:
+        return AutoscalerFile.model_validate(document)
+    except ValidationError as error:
+        lines = list(dict.fromkeys(_line(detail) for detail in error.errors() if _says(detail)))
+        raise ConfigError("\n".join(f"{name}: {line}" for line in lines)) from error
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is given twice: the first would be dropped silently."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[Hashable] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, Hashable) and key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} is given twice", key_node.start_mark
+                )
+            if isinstance(key, Hashable):
+                seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _yaml_problem(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None) or str(error)
+    return f"{problem} (line {mark.line + 1}, column {mark.column + 1})" if mark else str(problem)
+
+
+def _says(detail: ErrorDetails) -> bool:
+    """Not of the alternative that was not meant: `process` where a mapping came, a mapping
+    where a word came."""
+    given = detail["input"]
+    if detail["type"] == "literal_error":
+        return not isinstance(given, dict)
+    return not (detail["type"] == "model_type" and isinstance(given, str))
+
+
+def _line(detail: ErrorDetails) -> str:
+    """One error: path, what is wrong, what came."""
+    location = _location(detail["loc"])
+    where = ".".join(location) or "the file"
+    given = detail["input"]
+    match detail["type"]:
+        case "extra_forbidden":
+            return f"{where}: unknown key{_nearest(location)}"
+        case "missing":
+            return f"{where}: expected, and missing"
+        case "value_error":
+            said = detail["msg"].removeprefix("Value error, ")
+            return f"{where}: {said}"
+        case "literal_error":
+            return f"{where}: expected {detail['ctx']['expected']} or a mapping, got {given!r}"
+        case _:
+            said = detail["msg"][:1].lower() + detail["msg"][1:]
+            return f"{where}: {said}, got {_short(given)}"
+
+
+def _location(path: tuple[int | str, ...]) -> list[str]:
+    """Without the names of the alternatives of a union."""
+    skip = {"literal['frontend']", "literal['process']", "PrometheusSourceSection"}
+    skip |= {"DockerLauncherSection"}
+    return [str(part) for part in path if str(part) not in skip]
+
+
+def _nearest(location: list[str]) -> str:
+    """The known key that was likely meant, and all that there are."""
+    section: type[BaseModel] | None = AutoscalerFile
+    for part in location[:-1]:
+        section = _section_of(section, part)
+    if section is None:
+        return ""
+    known = sorted(section.model_fields)
+    near = difflib.get_close_matches(location[-1], known, n=1)
+    meant = f", did you mean {near[0]}?" if near else ";"
+    return f"{meant} There are: {', '.join(known)}" if near else f"; there are: {', '.join(known)}"
+
+
+def _section_of(section: type[BaseModel] | None, part: str) -> type[BaseModel] | None:
+    if section is None:
+        return None
+    field = section.model_fields.get(part)
+    if field is None:
+        # A name in `models`, an index in a list: the section is still that of the values.
+        return section
+    found = [
+        argument
+        for argument in (field.annotation, *_all_args(field.annotation))
+        if isinstance(argument, type) and issubclass(argument, BaseModel)
+    ]
+    return found[0] if found else None
+
+
+def _all_args(annotation: Any) -> list[Any]:
+    inner: list[Any] = []
+    for argument in get_args(annotation):
+        inner += [argument, *_all_args(argument)]
+    return inner
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,0 +1,52 @@
+"""Durations and sizes as people write them in the autoscaler file."""
+
+import re
+from typing import Final
+
+_SECONDS: Final = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+_BYTES: Final = {
+    "": 1,
+    "B": 1,
+    "KB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "TB": 10**12,
+    "KiB": 2**10,
+    "MiB": 2**20,
+    "GiB": 2**30,
+    "TiB": 2**40,
+}
+_QUANTITY: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)")
+
+
+def seconds_of(value: object) -> float:
+    """A number of seconds, or text such as 250ms, 30s, 5m, 2h. Raises ValueError."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    match = _QUANTITY.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match is None or (match[2] or "s") not in _SECONDS:
+        raise ValueError(
+            f"expected seconds, or a duration such as 250ms, 30s, 5m or 2h, got {value!r}"
+        )
+    return float(match[1]) * _SECONDS[match[2] or "s"]
+
+
+def bytes_of(value: object) -> int:
+    """A number of bytes, or text such as 512MiB or 2GB. Raises ValueError."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    match = _QUANTITY.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match is None or match[2] not in _BYTES:
+        raise ValueError(f"expected bytes, or a size such as 512MiB or 2GB, got {value!r}")
+    return round(float(match[1]) * _BYTES[match[2]])
+
+
+def cores_of(text: str) -> frozenset[int]:
+    """CPU numbers, as in 0-3 or 0,2,4-5. Raises ValueError."""
+    cores: set[int] = set()
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*([0-9]+)(?:-([0-9]+))?\s*", part)
+        if match is None or int(match[2] or match[1]) < int(match[1]):
+            raise ValueError(f"expected CPU numbers such as 0-3 or 0,2,4-5, got {text!r}")
+        cores.update(range(int(match[1]), int(match[2] or match[1]) + 1))
+    return frozenset(cores)

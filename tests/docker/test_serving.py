@@ -1,0 +1,78 @@
+"""Containers that serve: a frontend on this machine, tritonclient as the caller."""
+
+from statistics import median
+from time import monotonic
+
+import pytest
+from tritonclient import grpc as triton
+
+from tests.docker.calling import check_identity
+from tests.docker.conftest import OpenLauncher
+from tests.docker.frontend import EXAMPLES, TOKEN, Frontend
+from tests.docker.looking import exit_of, spec
+from tideserve.autoscaler.core.fleet import ModelKey
+from tideserve.autoscaler.launchers.docker import DockerLauncher
+from tideserve.v1.control_pb2 import READY
+
+pytestmark = pytest.mark.docker
+# Measured on two cores: 0.48 and 0.46 s. The bounds leave room for a busy machine.
+COLD_S = 3.0
+PREPARED_S = 2.0
+
+
+@pytest.fixture
+def launcher(
+    frontend: Frontend, open_launcher: OpenLauncher, bridge_address: str
+) -> DockerLauncher:
+    """On the engine's default network, as users have it."""
+    return open_launcher(
+        frontend_address=f"{bridge_address}:{frontend.port}",
+        network="",
+        models_source=str(EXAMPLES),
+    )
+
+
+def test_replicas_in_containers_answer_tritonclient_through_a_kill_and_leave_when_drained(
+    frontend: Frontend, launcher: DockerLauncher
+) -> None:
+    key = frontend.key_of("identity")
+    for name in ("identity-1-0-a", "identity-1-1-b"):
+        frontend.announce(name, key)
+        launcher.start(spec(name, key, token=TOKEN))
+        assert frontend.wait_for(name, READY).device == "cpu"
+    with triton.InferenceServerClient(frontend.address) as client:
+        check_identity(client)
+        (first, _) = launcher.list()
+        launcher.kill(first)
+        check_identity(client)
+        assert "SIGKILL" in exit_of(launcher, first.replica_id).cause
+        check_identity(client)
+    other = ({"identity-1-0-a", "identity-1-1-b"} - {first.replica_id}).pop()
+    frontend.drain(other)
+    assert exit_of(launcher, other).cause == "exit code 0"
+
+
+def test_the_start_up_of_containers_is_told_by_phase_and_is_short(
+    frontend: Frontend, launcher: DockerLauncher
+) -> None:
+    key = frontend.key_of("digits_onnx")
+    cold = [start_to_ready(frontend, launcher, key, f"cold-1-{n}-a") for n in range(3)]
+    prepared = []
+    for number in range(3):
+        name = f"prepared-1-{number}-a"
+        launcher.prepare(spec(name, None, token=TOKEN))
+        prepared.append(start_to_ready(frontend, launcher, key, name))
+    shown = {replica.id: replica for replica in frontend.snapshot().replicas}
+    phases = {phase.name: phase.duration_s for phase in shown["cold-1-0-a"].phases}
+    assert set(phases) == {"launch", "import", "load", "warm-up"}
+    assert 0.05 < phases["launch"] < COLD_S
+    assert median(cold) < COLD_S
+    assert median(prepared) < PREPARED_S
+
+
+def start_to_ready(frontend: Frontend, launcher: DockerLauncher, key: ModelKey, name: str) -> float:
+    began_s = monotonic()
+    frontend.announce(name, key)
+    launcher.start(spec(name, key, token=TOKEN))
+    frontend.wait_for(name, READY)
+    return monotonic() - began_s
