@@ -88,6 +88,8 @@ def test_an_unknown_method_is_unimplemented() -> None:
         control("ReportExit"),
         control("DrainReplica"),
         control("AssignModel"),
+        control("ReportDecisions"),
+        control("ScaleModel"),
         f"/{methods.INFERENCE_SERVICE}/RepositoryIndex",
         f"/{methods.INFERENCE_SERVICE}/RepositoryModelLoad",
         "/grpc.health.v1.Health/Check",
@@ -614,6 +616,7 @@ def test_a_newer_autoscaler_takes_over_and_an_older_may_not_act() -> None:
         ("ReportExit", control_pb2.ReportExitRequest(autoscaler_generation=10)),
         ("DrainReplica", control_pb2.DrainReplicaRequest(autoscaler_generation=10)),
         ("AssignModel", control_pb2.AssignModelRequest(autoscaler_generation=10)),
+        ("ReportDecisions", control_pb2.ReportDecisionsRequest(autoscaler_generation=10)),
     ):
         status = world.failed(world.call(control(name), request))
         assert status.code == Code.FAILED_PRECONDITION

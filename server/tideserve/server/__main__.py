@@ -28,7 +28,20 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     grpc_port: Annotated[int, typer.Option(help="gRPC port, 0 for any.")] = 8001,
     http_port: Annotated[int, typer.Option(help="Port of /metrics and health, 0 for any.")] = 8002,
-    replicas: Annotated[int, typer.Option(help="Replicas of each model version.")] = 1,
+    replicas: Annotated[
+        int | None, typer.Option(help="Replicas of each model version; default: 1.")
+    ] = None,
+    autoscaler: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|none",
+            help="Autoscaler file, in place of --replicas; none: another process scales.",
+        ),
+    ] = None,
+    autoscaler_http_port: Annotated[
+        int | None,
+        typer.Option(help="The autoscaler's own HTTP port; default: --http-port + 1."),
+    ] = None,
     threads: Annotated[
         int | None, typer.Option(help="CPU threads a replica; default: cores / replicas.")
     ] = None,
@@ -81,6 +94,9 @@ def serve(
                 front_kind=front,
                 http_port=http_port,
                 replicas=replicas,
+                autoscaler_file=Path(autoscaler) if autoscaler not in (None, "none") else None,
+                own_autoscaler=autoscaler != "none",
+                autoscaler_http_port=autoscaler_http_port,
                 threads=threads,
                 model_control=model_control,
                 load_models=tuple(load_model or ()),

@@ -239,19 +239,31 @@ class App:
         return host_port(host, self._front.port)
 
     def _make_autoscaler(self, token: str) -> AutoscalerChild:
+        environment = {**self._environment, "TIDESERVE_TOKEN": token}
+        return AutoscalerChild(self._autoscaler_command(), environment, self._clock)
+
+    def _autoscaler_command(self) -> list[str]:
         settings = self._settings
+        if not settings.own_autoscaler:
+            return []
+        http_port = settings.autoscaler_http_port
+        if http_port is None:
+            http_port = settings.http_port + 1 if 0 < settings.http_port < 65535 else 0
         command = [
             sys.executable,
             "-m",
             "tideserve.autoscaler",
             "--child",
             f"--address={self._own_address()}",
-            f"--replicas={settings.replicas}",
             f"--state-dir={self._state_folder / f'replicas-{self._front.port}'}",
             f"--log-level={settings.log_level}",
+            f"--http-host={settings.front.host}",
+            f"--http-port={http_port}",
         ]
+        if settings.autoscaler_file is not None:
+            command.append(str(settings.autoscaler_file))
+        else:
+            command.append(f"--replicas={1 if settings.replicas is None else settings.replicas}")
         if settings.threads is not None:
             command.append(f"--threads={settings.threads}")
-        return AutoscalerChild(
-            command, {**self._environment, "TIDESERVE_TOKEN": token}, self._clock
-        )
+        return command

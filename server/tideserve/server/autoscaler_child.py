@@ -19,7 +19,7 @@ STEADY_S: Final = 30.0
 
 class AutoscalerChild:
     """Owns one process. `environment` carries the token, which never stands on a command
-    line."""
+    line. An empty command starts nothing: the autoscaler is somebody else's."""
 
     def __init__(
         self,
@@ -44,6 +44,8 @@ class AutoscalerChild:
         """Starts it."""
         self._started_s = self._clock()
         self._restart_at_s = None
+        if not self._command:
+            return
         self._process = subprocess.Popen(  # noqa: S603 - our own command
             list(self._command), env=dict(self._environment), stdin=subprocess.DEVNULL
         )

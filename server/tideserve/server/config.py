@@ -13,14 +13,18 @@ FRONTS = ("auto", "native", "grpcio")
 
 @dataclass(frozen=True, slots=True)
 class ServeSettings:
-    """Of `tideserve serve`. `shutdown_timeout_s` bounds how long admitted requests may take
+    """Of `tideserve serve`. `replicas` None: 1, unless there is an `autoscaler_file`.
+    `own_autoscaler` False: another process scales. `shutdown_timeout_s` bounds how long admitted requests may take
     to finish once a stop was asked for."""
 
     repository: Path
     front: FrontSettings = field(default_factory=FrontSettings)
     front_kind: str = "auto"
     http_port: int = 8002
-    replicas: int = 1
+    replicas: int | None = None
+    autoscaler_file: Path | None = None
+    own_autoscaler: bool = True
+    autoscaler_http_port: int | None = None
     threads: int | None = None
     model_control: ModelControl = ModelControl.NONE
     load_models: tuple[str, ...] = ()
@@ -47,10 +51,11 @@ def _problems(settings: ServeSettings) -> Iterator[str]:
     if front.port == settings.http_port != 0:
         yield f"--http-port: expected another port than --grpc-port, got {front.port} for both"
     for name, value, low, high in (
-        ("--replicas", settings.replicas, 0, 1024),
+        ("--replicas", _or_one(settings.replicas), 0, 1024),
         ("--max-message-bytes", front.max_message_bytes, 1024, 2**31 - 1),
         ("--max-concurrent-streams", front.max_concurrent_streams, 1, 2**31 - 1),
         ("--max-connections", _or_one(front.max_connections), 1, 2**31 - 1),
+        ("--autoscaler-http-port", settings.autoscaler_http_port or 0, 0, 65535),
         ("--threads", _or_one(settings.threads), 1, 1024),
         ("--poll-interval-s", settings.poll_interval_s, 0.1, 86400.0),
         ("--shutdown-timeout-s", settings.shutdown_timeout_s, 0.0, 86400.0),
@@ -59,6 +64,11 @@ def _problems(settings: ServeSettings) -> Iterator[str]:
     ):
         if not low <= value <= high:
             yield f"{name}: expected {low} to {high}, got {value}"
+    scaled = settings.autoscaler_file is not None or not settings.own_autoscaler
+    if scaled and (settings.replicas is not None or settings.threads is not None):
+        yield "--autoscaler: expected it without --replicas and --threads: the file says both"
+    if settings.autoscaler_file is not None and not settings.autoscaler_file.is_file():
+        yield f"--autoscaler: expected a file or none, got {settings.autoscaler_file}"
     if settings.load_models and settings.model_control is not ModelControl.EXPLICIT:
         yield (
             "--load-model: expected --model-control explicit with it, got "

@@ -235,6 +235,8 @@ class Dispatcher:
             f"/{methods.CONTROL_SERVICE}/ReportExit": control.on_report_exit,
             f"/{methods.CONTROL_SERVICE}/DrainReplica": control.on_drain,
             f"/{methods.CONTROL_SERVICE}/AssignModel": control.on_assign,
+            f"/{methods.CONTROL_SERVICE}/ReportDecisions": control.on_report_decisions,
+            f"/{methods.CONTROL_SERVICE}/ScaleModel": control.on_scale,
             WATCH_PATH: self._on_health_watch,
         }
         for path in REFLECTION_PATHS:

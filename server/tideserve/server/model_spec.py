@@ -39,7 +39,8 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """One (model, version, generation) with a complete configuration."""
+    """One (model, version, generation) with a complete configuration. `latency_target_s`
+    (`tideserve.latency_target`) is for the autoscaler; None: none is set."""
 
     name: str
     version: int
@@ -53,3 +54,4 @@ class ModelSpec:
     config: ModelConfig = field(compare=False)
     settings: ModelSettings = field(default_factory=ModelSettings)
     instance_count: int = 1
+    latency_target_s: float | None = None

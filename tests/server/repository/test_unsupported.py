@@ -113,13 +113,13 @@ def test_keys_of_tideserve_that_come_later_are_named() -> None:
     config = parse_config(
         """
         parameters { key: "tideserve.on_late" value { string_value: "drop" } }
-        parameters { key: "tideserve.latency_target" value { string_value: "0.1" } }
+        parameters { key: "tideserve.pad_buckets" value { string_value: "16,32" } }
         """,
         "m",
     )
     assert unsupported_fields(config) == (
-        "parameters.tideserve.latency_target",
         "parameters.tideserve.on_late",
+        "parameters.tideserve.pad_buckets",
     )
 
 

@@ -22,10 +22,10 @@ KEYS: Final = (
     "tideserve.max_queue_rows",
     "tideserve.max_queue_bytes",
     "tideserve.max_lease_bytes",
+    "tideserve.latency_target",
 )
 # Known, accepted, and not acted on yet.
 LATER_KEYS: Final = (
-    "tideserve.latency_target",
     "tideserve.on_late",
     "tideserve.pad_buckets",
     "tideserve.lease_seconds",
@@ -33,6 +33,7 @@ LATER_KEYS: Final = (
 _MAX_COUNT: Final = 2**31 - 1
 _MAX_QUEUE_BYTES: Final = 2**40
 _MAX_BATCH_TIME_S: Final = 86_400.0
+_MAX_LATENCY_TARGET_S: Final = 3600.0
 
 _T = TypeVar("_T")
 
@@ -48,6 +49,7 @@ class Parameters:
     max_queue_rows: int | None = None
     max_queue_bytes: int | None = None
     max_lease_bytes: int | None = None
+    latency_target_s: float | None = None
 
 
 def read_parameters(parameters: Mapping[str, ModelParameter], source: str) -> Parameters:
@@ -65,6 +67,7 @@ def read_parameters(parameters: Mapping[str, ModelParameter], source: str) -> Pa
         max_queue_rows=reader.integer("tideserve.max_queue_rows", _MAX_COUNT),
         max_queue_bytes=reader.integer("tideserve.max_queue_bytes", _MAX_QUEUE_BYTES),
         max_lease_bytes=reader.integer("tideserve.max_lease_bytes", _MAX_COUNT),
+        latency_target_s=reader.seconds("tideserve.latency_target", _MAX_LATENCY_TARGET_S),
     )
 
 

@@ -6,6 +6,7 @@ from tideserve.server.errors import ModelConfigError
 from tideserve.server.model_spec import ModelSpec, TensorSpec
 from tideserve.server.repository.backends import platform_of
 from tideserve.server.repository.found import FoundModel, FoundVersion
+from tideserve.server.repository.parameters import read_parameters
 from tideserve.server.repository.settings import model_settings
 from tideserve.server.repository.unsupported import refuse_unservable
 from tideserve.v1.model_config_pb2 import (
@@ -70,6 +71,7 @@ def build_spec(found: FoundModel, version: FoundVersion, config: ModelConfig) ->
         config=kept,
         settings=model_settings(config, source, complete=True),
         instance_count=_instance_count(config, source),
+        latency_target_s=read_parameters(config.parameters, source).latency_target_s,
     )
 
 

@@ -1,4 +1,4 @@
-"""Watch, Announce, ReportExit, DrainReplica, AssignModel: the autoscaler's plane."""
+"""The control plane: what autoscalers see and say, and what people ask of them."""
 
 import logging
 from dataclasses import dataclass
@@ -15,9 +15,10 @@ from tideserve.server.errors import (
     StaleCallError,
 )
 from tideserve.server.front import Call, Front, Status
-from tideserve.server.models import ModelKey, ModelTable
+from tideserve.server.models import ModelKey, ModelState, ModelTable
 from tideserve.server.service.messages import parse
 from tideserve.server.service.replicas import ReplicaService
+from tideserve.server.service.scaling import ScalingBoard
 from tideserve.server.service.snapshot import snapshot
 from tideserve.v1.control_pb2 import (
     AnnounceRequest,
@@ -26,8 +27,12 @@ from tideserve.v1.control_pb2 import (
     AssignModelResponse,
     DrainReplicaRequest,
     DrainReplicaResponse,
+    ReportDecisionsRequest,
+    ReportDecisionsResponse,
     ReportExitRequest,
     ReportExitResponse,
+    ScaleModelRequest,
+    ScaleModelResponse,
     Snapshot,
     WatchRequest,
 )
@@ -63,8 +68,9 @@ class ControlService:
         self._front = front
         self._frontend_epoch = frontend_epoch
         self._watchers: dict[int, _Watcher] = {}
+        self._board = ScalingBoard()
         self._generation = 0
-        self._seen = (-1, -1, False)
+        self._seen: tuple[object, ...] = ()
         self.stopping = False
 
     # --- calls in -------------------------------------------------------------------------
@@ -147,6 +153,32 @@ class ControlService:
         self._replicas.assign(message.replica_id, key)
         self._front.respond(call.call_id, AssignModelResponse().SerializeToString())
 
+    def on_report_decisions(self, call: Call, now_s: float) -> None:
+        """The autoscaler says what it wants and why."""
+        message = parse(ReportDecisionsRequest, call.payload)
+        self._check(message.autoscaler_generation)
+        self._board.report(message, now_s)
+        self._front.respond(call.call_id, ReportDecisionsResponse().SerializeToString())
+
+    def on_scale(self, call: Call, now_s: float) -> None:
+        """A person pins a count."""
+        message = parse(ScaleModelRequest, call.payload)
+        entries = [
+            entry
+            for entry in self._models.of_model(message.model_name)
+            if entry.state is not ModelState.RETIRING
+            and message.model_version in (0, entry.key.version)
+        ]
+        if not entries:
+            names = ", ".join(sorted({key.name for key in self._models.entries})) or "none"
+            version = f" version {message.model_version}" if message.model_version else ""
+            raise NotFoundError(
+                f"model '{message.model_name}'{version} is not served; there are: {names}"
+            )
+        keys = [entry.key for entry in entries]
+        self._board.pin(keys, message.replicas, message.duration_s, now_s)
+        self._front.respond(call.call_id, ScaleModelResponse().SerializeToString())
+
     def on_cancel(self, call_id: int) -> None:
         """A watcher is gone."""
         self._watchers.pop(call_id, None)
@@ -155,7 +187,14 @@ class ControlService:
 
     def push(self, now_s: float) -> None:
         """Sends snapshots to the watchers that are due, and to all if something changed."""
-        seen = (self._models.changes, self._replicas.changes, self.stopping)
+        self._board.expire(self._models.entries, now_s)
+        seen = (
+            self._models.changes,
+            self._replicas.changes,
+            self._board.changes,
+            self._waiting_for_a_first_replica(),
+            self.stopping,
+        )
         changed = seen != self._seen
         self._seen = seen
         due = [
@@ -177,12 +216,23 @@ class ControlService:
             self._models,
             self._scheduler,
             self._replicas.info,
+            self._board,
             now_s,
             frontend_epoch=self._frontend_epoch,
             stopping=self.stopping,
         )
 
     # --- inside ---------------------------------------------------------------------------
+
+    def _waiting_for_a_first_replica(self) -> frozenset[ModelKey]:
+        """Versions with requests and without replicas: their first arrival is told at once."""
+        return frozenset(
+            key
+            for key in self._models.entries
+            if (model := self._scheduler.models.get(key)) is not None
+            and model.queue.requests
+            and not self._scheduler.members.of_model(key)
+        )
 
     def _give_up(self, key: ModelKey, reason: str) -> list[Action]:
         """No more replicas will be started for now. Those that serve go on."""

@@ -4,6 +4,7 @@ from tideserve.server.core.replicas import Replica
 from tideserve.server.core.scheduler import Scheduler
 from tideserve.server.models import ModelEntry, ModelKey, ModelState, ModelTable
 from tideserve.server.service.replicas import ReplicaInfo
+from tideserve.server.service.scaling import ScalingBoard
 from tideserve.server.stats import Histogram
 from tideserve.v1 import control_pb2
 from tideserve.v1.control_pb2 import ModelSnapshot, ReplicaSnapshot, Snapshot
@@ -21,6 +22,7 @@ def snapshot(
     models: ModelTable,
     scheduler: Scheduler,
     info: dict[str, ReplicaInfo],
+    board: ScalingBoard,
     now_s: float,
     *,
     frontend_epoch: int,
@@ -31,7 +33,8 @@ def snapshot(
         time_s=now_s,
         frontend_epoch=frontend_epoch,
         stopping=stopping,
-        models=[_model(entry, scheduler, now_s) for entry in models.entries.values()],
+        autoscaler_http=board.autoscaler_http,
+        models=[_model(entry, scheduler, board, now_s) for entry in models.entries.values()],
         replicas=[
             _replica(replica, info.get(replica.replica_id), now_s)
             for replica in scheduler.members.all()
@@ -39,7 +42,9 @@ def snapshot(
     )
 
 
-def _model(entry: ModelEntry, scheduler: Scheduler, now_s: float) -> ModelSnapshot:
+def _model(
+    entry: ModelEntry, scheduler: Scheduler, board: ScalingBoard, now_s: float
+) -> ModelSnapshot:
     stats = entry.stats
     message = ModelSnapshot(
         name=entry.key.name,
@@ -60,6 +65,9 @@ def _model(entry: ModelEntry, scheduler: Scheduler, now_s: float) -> ModelSnapsh
         latency_s=_histogram(stats.latency_s),
         batch_rows=_histogram(stats.batch_rows),
     )
+    if entry.spec is not None and entry.spec.latency_target_s is not None:
+        message.latency_target_s = entry.spec.latency_target_s
+    board.show(message, entry.key, now_s)
     model = scheduler.models.get(entry.key)
     if model is not None:
         message.queued_requests = model.queue.requests
