@@ -1,6 +1,7 @@
 """The demo's picture: load, replicas, queue p95 against its target, decisions with reasons."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -8,7 +9,6 @@ import matplotlib as mpl
 
 mpl.use("Agg")
 
-import itertools
 
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
@@ -17,7 +17,7 @@ from examples.demo.recording import Moment
 from examples.demo.scenario import Phase, starts
 
 _LOAD, _READY, _STARTING, _TARGET = "#495057", "#0b7285", "#ffa94d", "#c92a2a"
-_REASONS: Final = 8
+_REASONS: Final = 12
 
 
 def draw(
@@ -25,8 +25,9 @@ def draw(
 ) -> None:
     """Writes a PNG."""
     at_s = [m.at_s for m in moments]
+    changes = _changes(moments)
     figure, (load, replicas, queue) = plt.subplots(
-        3, 1, figsize=(10, 7.5), sharex=True, height_ratios=(2, 3, 2)
+        3, 1, figsize=(10, 7.5 + 0.17 * len(changes)), sharex=True, height_ratios=(2, 3, 2)
     )
     load.plot(at_s, [m.rate for m in moments], color=_LOAD)
     load.set_ylabel("requests/s")
@@ -49,7 +50,7 @@ def draw(
     replicas.step(at_s, [m.desired for m in moments], where="post", color="black", label="desired")
     replicas.set_ylabel("replicas")
     replicas.legend(loc="upper right", fontsize=8, frameon=False)
-    _annotate(replicas, moments)
+    _number(replicas, changes)
     waits = [(m.at_s, m.queue_p95_s * 1e3) for m in moments if m.queue_p95_s is not None]
     queue.plot([at for at, _ in waits], [wait for _, wait in waits], ".", ms=3, color=_READY)
     queue.axhline(target_s * 1e3, color=_TARGET, lw=1, label=f"target {target_s * 1e3:.0f} ms")
@@ -61,28 +62,37 @@ def draw(
         axis.spines[["top", "right"]].set_visible(False)
         axis.margins(x=0.01)
         axis.set_ylim(bottom=0)
-    figure.text(0.01, 0.005, note, fontsize=8, color="#495057")
-    figure.tight_layout(rect=(0, 0.02, 1, 1))
+    lines = [
+        f"{number}  {moment.at_s:4.1f} s: desired {moment.desired}: {moment.reason}"
+        for number, moment in enumerate(changes, start=1)
+    ]
+    figure.text(0.02, 0.005, "\n".join([*lines, "", note]), fontsize=7.5, color="#495057")
+    below = (0.17 * (len(lines) + 2)) / (7.5 + 0.17 * len(changes))
+    figure.tight_layout(rect=(0, below, 1, 1))
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=110)
     plt.close(figure)
 
 
-def _annotate(axis: Axes, moments: Sequence[Moment]) -> None:
-    """The reasons of the largest changes of desired, where they were made."""
-    changes = [
+def _changes(moments: Sequence[Moment]) -> list[Moment]:
+    """Where desired became another, the largest changes only."""
+    found = [
         (abs(new.desired - old.desired), new)
-        for old, new in itertools.pairwise(moments)
+        for old, new in pairwise(moments)
         if new.desired != old.desired
     ]
-    largest = sorted(changes, key=lambda change: -change[0])[:_REASONS]
-    top = max((m.desired for m in moments), default=1)
-    for number, (_, moment) in enumerate(sorted(largest, key=lambda change: change[1].at_s)):
-        text = moment.reason if len(moment.reason) < 60 else f"{moment.reason[:57]}..."
+    largest = sorted(found, key=lambda change: -change[0])[:_REASONS]
+    return sorted((moment for _, moment in largest), key=lambda moment: moment.at_s)
+
+
+def _number(axis: Axes, changes: Sequence[Moment]) -> None:
+    for number, moment in enumerate(changes, start=1):
         axis.annotate(
-            f"{moment.desired}: {text}",
+            str(number),
             (moment.at_s, moment.desired),
-            xytext=(moment.at_s + 0.4, top * (1.05 + 0.11 * (number % 4))),
-            fontsize=6.5,
-            arrowprops={"arrowstyle": "-", "lw": 0.4, "color": "#868e96"},
+            xytext=(0, 5),
+            textcoords="offset points",
+            ha="center",
+            fontsize=8,
+            color="#c92a2a",
         )

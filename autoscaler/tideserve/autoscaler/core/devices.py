@@ -13,10 +13,13 @@ class _Room:
     memory_bytes: int = 0
 
     def fits(self, memory_bytes: int) -> bool:
-        device = self.device
-        if self.replicas >= device.slots:
-            return False
-        return not device.memory_bytes or (self.memory_bytes + memory_bytes <= device.memory_bytes)
+        """One more replica."""
+        return self.replicas < self.device.slots and self.holds(memory_bytes)
+
+    def holds(self, memory_bytes: int) -> bool:
+        """That much more; a model that counts no memory always fits."""
+        limit = self.device.memory_bytes
+        return not limit or not memory_bytes or self.memory_bytes + memory_bytes <= limit
 
 
 class Slots:
@@ -47,6 +50,23 @@ class Slots:
             return False
         self._take(name, memory_bytes)
         return True
+
+    def grow(self, name: str, memory_bytes: int) -> bool:
+        """That much more memory for a replica that has its slot on this device; False: it has no
+        room."""
+        room = self._rooms.get(name)
+        if room is None or not room.holds(memory_bytes):
+            return False
+        room.memory_bytes += memory_bytes
+        return True
+
+    def lists(self, name: str) -> bool:
+        return name in self._rooms
+
+    def replicas(self, name: str) -> int:
+        """How many this device has."""
+        room = self._rooms.get(name)
+        return room.replicas if room is not None else 0
 
     def _take(self, name: str, memory_bytes: int) -> None:
         room = self._rooms.get(name)

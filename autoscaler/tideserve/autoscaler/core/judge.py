@@ -23,7 +23,7 @@ def judge(
         return _verdict(unit, snapshot), "the frontend lost it"
     if record.drain_since_s is not None:
         return _of_draining(unit, now_s - record.drain_since_s, rules)
-    if unit.status is ReplicaState.STARTING and unit.here:
+    if unit.on_the_way and unit.here:
         return _of_starting(unit, now_s - record.since_s, rules, wanted=wanted)
     if not unit.here and now_s - record.seen_s >= rules.grace_s:
         return Verdict.RETIRED, "it left the frontend but did not end"
@@ -65,6 +65,12 @@ def _verdict(unit: Unit, snapshot: Snapshot) -> Verdict:
         return Verdict.RETIRED
     if record.attributed:
         return Verdict.ATTRIBUTED
-    if record.was_ready or frontend_was_away:
+    if record.was_ready or frontend_was_away or _died_as_standby(unit):
         return Verdict.REPLACE
     return Verdict.FAILED_START
+
+
+def _died_as_standby(unit: Unit) -> bool:
+    """It was to be given a model, and the frontend never said that it was."""
+    assigned = unit.record.assign_sent_s is not None
+    return assigned and unit.replica is not None and unit.replica.key is None

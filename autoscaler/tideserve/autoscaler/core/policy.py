@@ -21,6 +21,8 @@ from tideserve.autoscaler.core.window import LoadWindow
 
 STABLE_S: Final = 20.0
 FAST_S: Final = 4.0
+# A quantile of waits over less than this is of too few.
+MIN_WAITS_S: Final = 1.0
 SURGE_SPANS_S: Final = (0.5, 1.0, 2.0)
 STALE_S: Final = 5.0
 # Panic ends so long after its last sign.
@@ -229,7 +231,11 @@ class _Decider:
     def _panic(self, found: Capacity | None) -> _Want | None:
         """More than what is there can clear within the target."""
         target = self._policy.queue_target
-        wait_s = self._window.queue_wait_s(FAST_S, target.quantile)
+        # Waits of the time since the last replica that was asked for could help.
+        since_s = min(FAST_S, self._now_s - self._state.raised_s - self._inputs.startup_s)
+        wait_s = None
+        if since_s >= MIN_WAITS_S:
+            wait_s = self._window.queue_wait_s(since_s, target.quantile)
         drops = self._window.drops(FAST_S)
         self._numbers["drops_4s"] = drops
         if wait_s is not None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
-from tideserve.autoscaler.core.actions import Action, Announce, Assign, Drain, Kill, Report
+from tideserve.autoscaler.core.actions import Action, Announce, Kill, Report
 from tideserve.autoscaler.core.failures import Failures, failed, recovered
 from tideserve.autoscaler.core.fleet import (
     Exit,
@@ -22,7 +22,7 @@ from tideserve.autoscaler.core.fleet import (
     Snapshot,
 )
 from tideserve.autoscaler.core.judge import judge
-from tideserve.autoscaler.core.naming import number_of
+from tideserve.autoscaler.core.scale import Scale
 from tideserve.autoscaler.core.state import ReconcileState, Rules, Verdict
 from tideserve.autoscaler.core.supply import Supply
 from tideserve.autoscaler.core.unit import Unit, unit_of
@@ -67,18 +67,20 @@ class _Pass:
         self._now_s = now_s
         self._rules = rules
         self._prepare_sent_s = state.prepare_sent_s
+        self._waiting: Mapping[ModelKey | None, str] = {}
         wanted = {model.key for model in snapshot.models if model.wanted}
         self._desired = {key: count for key, count in desired.items() if key in wanted}
-        self._standby = rules.standby if self._desired else 0
         self._failures: dict[ModelKey | None, Failures] = {
             key: failures
             for key, failures in state.failures.items()
             if key is None or key in wanted
         }
         self._wanted = wanted
-        prepared = [i for i in instances if i.prepared and i.exit is None]
-        launched = {i.replica_id: i for i in instances if not i.prepared or i.exit is not None}
         listed = {replica.replica_id: replica for replica in snapshot.replicas}
+        launched = {i.replica_id: i for i in instances if not i.prepared or i.exit is not None}
+        # One whose start was tried, and failed or is not seen yet, is not there to be started.
+        taken = launched.keys() | listed.keys()
+        prepared = [i for i in instances if i.prepared and i.replica_id not in taken]
         self._units = [
             unit_of(
                 name,
@@ -99,6 +101,7 @@ class _Pass:
             records={unit.replica_id: unit.record for unit in self._units},
             failures=self._failures,
             prepare_sent_s=self._prepare_sent_s,
+            waiting=self._waiting,
         )
 
     # --- who is over, and does it count as a failure -------------------------------------
@@ -219,116 +222,19 @@ class _Pass:
     def scale(self) -> None:
         if self._snapshot.stopping:
             return
-        self._repeat_drains()
-        self._repeat_assigns()
-        keys = self._desired.keys() | {unit.key for unit in self._units if unit.key is not None}
-        for key in sorted(keys):
-            capacity = [unit for unit in self._units if unit.key == key and unit.counts]
-            surplus = len(capacity) - self._desired.get(key, 0)
-            if surplus > 0:
-                self._drain(key, capacity, surplus)
-            elif surplus < 0:
-                self._start(key, capacity, -surplus)
-        self._keep_standbys()
-        self._keep_prepared()
-
-    def _keep_standbys(self) -> None:
-        """As many as the rules say, beside those that were given a model."""
-        standbys = [unit for unit in self._units if unit.key is None and unit.counts]
-        surplus = len(standbys) - self._standby
-        if surplus > 0:
-            self._drain(None, standbys, surplus)
-        elif surplus < 0:
-            self._start(None, standbys, -surplus)
-
-    def _keep_prepared(self) -> None:
-        """One a pass: making one takes a launcher longer than deciding on it."""
-        prepared = self._supply.prepared
-        wanted = self._rules.prepared if self._desired else 0
-        for instance in prepared[wanted:]:
-            self.actions.append(Kill(instance.replica_id, f"{wanted} prepared ones are wanted"))
-        if len(prepared) < wanted and self._due(self._prepare_sent_s, self._rules.repeat_s):
-            action = self._supply.prepare(f"{len(prepared)} prepared, {wanted} wanted")
-            if action is not None:
-                self._prepare_sent_s = self._now_s
-                self.actions.append(action)
-
-    def _repeat_drains(self) -> None:
-        for unit in self._units:
-            record = unit.record
-            ignored = (
-                record.drain_since_s is not None
-                and record.verdict is None
-                and unit.replica is not None
-                and unit.status is not ReplicaState.DRAINING
-                and unit.status is not ReplicaState.LOST
-            )
-            if ignored and self._due(record.drain_sent_s, self._rules.repeat_s):
-                unit.record = replace(record, drain_sent_s=self._now_s)
-                self.actions.append(Drain(unit.replica_id, "it was told to and has not begun"))
-
-    def _repeat_assigns(self) -> None:
-        for unit in self._units:
-            record = unit.record
-            waits = unit.counts and unit.status is ReplicaState.STANDBY
-            if unit.key is None or not waits or not self._wants(unit):
-                continue
-            if self._due(record.assign_sent_s, self._rules.repeat_s):
-                unit.record = replace(record, assign_sent_s=self._now_s)
-                self.actions.append(Assign(unit.replica_id, unit.key, "it still stands by"))
-
-    def _drain(self, key: ModelKey | None, capacity: list[Unit], surplus: int) -> None:
-        """Those that start go first, the youngest first, then the idle ones, from the highest
-        number."""
-        if key is None:
-            reason = f"{len(capacity)} standbys, {self._standby} wanted"
-        elif key not in self._wanted:
-            reason = f"model {key} is not wanted"
-        else:
-            reason = f"{len(capacity)} replicas of model {key}, {self._desired.get(key, 0)} desired"
-        order = sorted(
-            (unit for unit in capacity if unit.replica is not None),
-            key=lambda unit: (
-                (False, False, -unit.record.since_s, -number_of(unit.replica_id))
-                if unit.status is ReplicaState.STARTING
-                else (True, not unit.idle, 0.0, -number_of(unit.replica_id))
-            ),
+        scale = Scale(
+            self._units,
+            self._supply,
+            self._desired,
+            self._failures,
+            self._rules,
+            self._prepare_sent_s,
+            self._now_s,
         )
-        for unit in order[:surplus]:
-            unit.record = replace(unit.record, drain_since_s=self._now_s, drain_sent_s=self._now_s)
-            self.actions.append(Drain(unit.replica_id, reason))
-
-    def _start(self, key: ModelKey | None, capacity: list[Unit], missing: int) -> None:
-        """The cheapest first; what finds no room on a device waits for it."""
-        starting = sum(unit.status is ReplicaState.STARTING for unit in capacity)
-        failures = self._failures.get(key)
-        if key is None:
-            reason = f"{len(capacity)} standbys, {len(capacity) + missing} wanted"
-        else:
-            reason = f"{len(capacity)} replicas of model {key}, {len(capacity) + missing} desired"
-        if failures is not None:
-            if self._now_s < failures.not_before_s:
-                return
-            missing = min(missing, 1 - starting)
-            reason += f", try {failures.count + 1} after {failures.count} failures"
-        beyond = not capacity and self._replaces(key)
-        for _ in range(missing):
-            action: Action | None = None
-            if key is not None:
-                action = self._supply.assign(key, reason)
-            if action is None:
-                action = self._supply.start(key, reason, beyond=beyond)
-            if action is None:
-                return
-            beyond = False
-            self.actions.append(action)
-
-    def _replaces(self, key: ModelKey | None) -> bool:
-        """Others of the model run: they give their slots back only once this one serves."""
-        return key is not None and any(
-            unit.key is not None and unit.key.name == key.name and unit.key != key and unit.runs
-            for unit in self._units
-        )
+        scale.run()
+        self.actions += scale.actions
+        self._waiting = scale.waiting
+        self._prepare_sent_s = scale.prepare_sent_s
 
     # --- small questions -----------------------------------------------------------------
 

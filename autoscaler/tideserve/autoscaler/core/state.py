@@ -54,13 +54,15 @@ class Record:
 @dataclass(frozen=True, slots=True)
 class ReconcileState:
     """`life` names this autoscaler, `serial` its starts: together they make unique names.
-    `failures` of None are those of standbys. `prepare_sent_s`: of the last `Prepare`."""
+    `failures` of None are those of standbys. `prepare_sent_s`: of the last `Prepare`.
+    `waiting`: why a start waits for a slot or memory, as of the last pass."""
 
     life: int = 0
     serial: int = 0
     records: Mapping[str, Record] = field(default_factory=dict)
     failures: Mapping[ModelKey | None, Failures] = field(default_factory=dict)
     prepare_sent_s: float | None = None
+    waiting: Mapping[ModelKey | None, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,12 +40,20 @@ class Supply:
         """Those that are left."""
         return self._prepared
 
+    def lists(self, device: str) -> bool:
+        """Whether replicas may be on it."""
+        return self._slots.lists(device)
+
     def assign(self, key: ModelKey, reason: str) -> Assign | None:
-        """Gives the model to a standby; None: there is none."""
-        found = min(
+        """Gives the model to a standby on the device with the fewest replicas; None: there is
+        none, or none on a device whose memory the model fits."""
+        memory_bytes = memory_of(key, self._rules.memory_bytes_of)
+        standbys = sorted(
             (unit for unit in self._units if unit.assignable),
-            key=lambda unit: number_of(unit.replica_id),
-            default=None,
+            key=lambda unit: (self._slots.replicas(unit.device), number_of(unit.replica_id)),
+        )
+        found = next(
+            (unit for unit in standbys if self._slots.grow(unit.device, memory_bytes)), None
         )
         if found is None:
             return None

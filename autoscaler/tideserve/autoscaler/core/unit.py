@@ -9,8 +9,7 @@ from tideserve.autoscaler.core.state import Record
 @dataclass(slots=True)
 class Unit:
     """Working value of one pass; only `record` changes, and `key` of a standby that is given
-    one. `here` is False for one that this
-    life of the frontend has listed and let go."""
+    one. `here` is False for one that this life of the frontend has listed and let go."""
 
     replica_id: str
     key: ModelKey | None
@@ -43,6 +42,12 @@ class Unit:
     def assignable(self) -> bool:
         """A standby that has joined."""
         return self.key is None and self.counts and self.status is ReplicaState.STANDBY
+
+    @property
+    def on_the_way(self) -> bool:
+        """It starts, or was given a model and has not served yet."""
+        standing_by = self.status is ReplicaState.STANDBY and self.key is not None
+        return standing_by or self.status is ReplicaState.STARTING
 
     @property
     def idle(self) -> bool:
