@@ -16,6 +16,7 @@ class ReplicaSettings:
     address: str
     token: str
     device: str = "cpu"
+    device_name: str = ""
     threads: int = 1
     log_file: Path | None = None
     launched_at: float | None = None
@@ -42,6 +43,7 @@ def run(settings: ReplicaSettings) -> int:
             "sid": os.getsid(0),
             "pid": os.getpid(),
             "environment": dict(os.environ),
+            "cores": sorted(os.sched_getaffinity(0)),
             "modules": [name for name in ("typer", "pytest", "numpy") if name in sys.modules],
         }
         draft = Path(f"{argument}.draft")

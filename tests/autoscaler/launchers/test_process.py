@@ -134,6 +134,7 @@ def test_a_replica_is_told_all_by_arguments_and_leads_its_own_session(
         "address": "127.0.0.1:1",
         "token": order,
         "device": "cpu",
+        "device_name": "cpu",
         "threads": 3,
         "log_file": None,
         "launched_at": told["settings"]["launched_at"],

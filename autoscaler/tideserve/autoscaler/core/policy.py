@@ -240,7 +240,8 @@ class _Decider:
         self._numbers["drops_4s"] = drops
         if wait_s is not None:
             self._numbers["queue_wait_s"] = wait_s
-        breached = self._load.oldest_age_s > target.target_s or (
+        # One that waits longer is no quantile; one that waits twice as long is stuck.
+        breached = self._load.oldest_age_s > 2.0 * target.target_s or (
             wait_s is not None and wait_s > target.target_s and self._load.queued_requests > 0
         )
         present = self._inputs.present
