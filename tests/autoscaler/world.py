@@ -31,7 +31,8 @@ DIGITS = ModelKey("digits", 1, "g1")
 
 @dataclass
 class World:
-    """Both sides as they truly are, the time, and what the autoscaler did."""
+    """Both sides as they truly are, the time, and what the autoscaler did. `deaf`: the frontend
+    loses what it is told of a replica that it knows."""
 
     desired: dict[ModelKey, int] = field(default_factory=lambda: {DIGITS: 1})
     models: dict[ModelKey, Model] = field(default_factory=lambda: {DIGITS: Model(DIGITS)})
@@ -40,6 +41,7 @@ class World:
     epoch: int = 1
     stopping: bool = False
     away: bool = False
+    deaf: bool = False
     replicas: dict[str, Replica] = field(default_factory=dict)
     instances: dict[str, Instance] = field(default_factory=dict)
     state: ReconcileState = field(default_factory=lambda: ReconcileState(life=7))
@@ -72,6 +74,8 @@ class World:
                 self.instances[action.replica_id] = Instance(
                     action.replica_id, action.key, action.device
                 )
+            case Assign() | Drain() if self.deaf:
+                pass
             case Assign():
                 self.set(action.replica_id, ReplicaState.STARTING, key=action.key)
             case Prepare():

@@ -9,33 +9,21 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Final, Protocol, assert_never
+from typing import Final, Protocol
 
-from tideserve.autoscaler.core.actions import (
-    Action,
-    Announce,
-    Assign,
-    Drain,
-    Kill,
-    Prepare,
-    Report,
-    Start,
-)
+from tideserve.autoscaler.core.actions import Action
 from tideserve.autoscaler.core.decision import Decision, Policy
-from tideserve.autoscaler.core.fleet import Exit, Instance, ModelKey, Observed, Snapshot
+from tideserve.autoscaler.core.fleet import Instance, ModelKey, Observed, Snapshot
 from tideserve.autoscaler.core.load import Sample
-from tideserve.autoscaler.core.naming import number_of
 from tideserve.autoscaler.core.reconcile import reconcile
-from tideserve.autoscaler.core.settings import Device
 from tideserve.autoscaler.core.state import ReconcileState, Rules
-from tideserve.autoscaler.core.supply import memory_of
 from tideserve.autoscaler.errors import (
     CallRefusedError,
     FrontendUnavailableError,
-    LaunchError,
     SupersededError,
 )
-from tideserve.autoscaler.launchers import Handle, Launcher, Preparer, ReplicaSpec
+from tideserve.autoscaler.executor import Control, Executor
+from tideserve.autoscaler.launchers import Handle, Launcher
 from tideserve.autoscaler.wake import Wake
 
 _LOG: Final = logging.getLogger(__name__)
@@ -66,26 +54,7 @@ class Journal(Protocol):
         decisions: Mapping[ModelKey, Decision],
         actions: Sequence[Action],
     ) -> None:
-        """One look."""
-
-
-class Control(Protocol):
-    """What acts on the frontend. Each call raises `FrontendError` or one of its kinds."""
-
-    def announce(self, replicas: Sequence[tuple[str, ModelKey | None]]) -> None:
-        """These will join; None: as standbys."""
-
-    def assign(self, replica_id: str, key: ModelKey) -> None:
-        """This standby is to load that model version."""
-
-    def report_decisions(self, decisions: Mapping[ModelKey, Decision]) -> None:
-        """What is desired and why, for whoever watches."""
-
-    def report_exit(self, report: Report) -> None:
-        """This one ended."""
-
-    def drain(self, replica_id: str) -> None:
-        """This one is to finish what it holds and leave."""
+        """One look. `actions`: those that were carried out."""
 
 
 class Ending(Enum):
@@ -145,13 +114,11 @@ class Loop:
         self._clock = clock
         self._state = ReconcileState(life=life)
         self._rules = settings.rules
-        self._unborn: dict[str, Instance] = {}  # announced, then failed to launch
-        self._decisions: Mapping[ModelKey, Decision] = {}
+        self._executor = Executor(control, launcher, settings.address, settings.token)
         self._told: dict[ModelKey, Decision] = {}
         self._reported: Mapping[ModelKey, Decision] = {}
         self._reported_s: float | None = None
-        self._unprepared = ""  # why the last `prepare` failed
-        self._away = False
+        self._cannot_prepare = False
         self._stops = 0
 
     def stop(self) -> None:
@@ -193,15 +160,21 @@ class Loop:
             return
         handles = {handle.replica_id: handle for handle in self._launcher.list()}
         instances = [_instance_of(handle) for handle in handles.values()]
+        rules = self._feasible(self._rules)
+        waited = self._state.waiting
         self._state, actions = reconcile(
             self._state,
-            Observed(snapshot, (*instances, *self._unborn.values())),
+            Observed(snapshot, (*instances, *self._executor.unborn)),
             {key: decision.desired for key, decision in decisions.items()},
             now_s,
-            self._rules,
+            rules,
         )
+        for key in self._state.waiting.keys() - waited.keys():
+            _LOG.info("%s", self._state.waiting[key])
+        if snapshot is not None and sample is not None:
+            self._executor.warm(snapshot)
         if snapshot is not None and actions:
-            self._act(actions, handles, snapshot)
+            actions = tuple(self._executor.run(actions, handles, snapshot, rules))
         if snapshot is not None and sample is not None:
             self._report_decisions(decisions, now_s)
             if self._journal is not None:
@@ -213,6 +186,15 @@ class Loop:
         changed = self._changes()
         if changed is not None:
             self._policy, self._rules = changed
+
+    def _feasible(self, rules: Rules) -> Rules:
+        """Without what this launcher cannot do."""
+        if not rules.prepared or self._executor.can_prepare:
+            return rules
+        if not self._cannot_prepare:
+            _LOG.warning("prepared: %d is ignored, this launcher has no such tier", rules.prepared)
+        self._cannot_prepare = True
+        return replace(rules, prepared=0)
 
     def _tell(self, decisions: Mapping[ModelKey, Decision]) -> None:
         """A line for each change of a count or of what limits it; reasons alone change at
@@ -228,7 +210,6 @@ class Loop:
                 )
                 told[key] = decision
         self._told = told
-        self._decisions = decisions
 
     def _report_decisions(self, decisions: Mapping[ModelKey, Decision], now_s: float) -> None:
         known = {key: (d.desired, d.limited_by) for key, d in self._reported.items()}
@@ -244,131 +225,6 @@ class Loop:
             # The frontend shows older ones for a while; nothing depends on them.
             _LOG.debug("decisions were not reported: %s", error)
         self._reported, self._reported_s = decisions, now_s
-
-    # --- acting ----------------------------------------------------------------------
-
-    def _act(
-        self, actions: Sequence[Action], handles: Mapping[str, Handle], snapshot: Snapshot
-    ) -> None:
-        """Kills first: they need no frontend. What the frontend fails to do comes again."""
-        starts = [action for action in actions if isinstance(action, Start)]
-        others: list[Assign | Prepare | Announce | Drain | Kill | Report] = [
-            action for action in actions if not isinstance(action, Start)
-        ]
-        others.sort(key=lambda action: not isinstance(action, Kill))
-        try:
-            for action in others:
-                self._do(action, handles)
-            if starts:
-                self._start(starts, snapshot)
-        except FrontendUnavailableError as error:
-            if not self._away:
-                _LOG.warning("put off, the frontend does not answer: %s", error)
-            self._away = True
-        else:
-            self._away = False
-
-    def _do(
-        self,
-        action: Assign | Prepare | Announce | Drain | Kill | Report,
-        handles: Mapping[str, Handle],
-    ) -> None:
-        try:
-            match action:
-                case Kill():
-                    self._kill(action, handles)
-                case Report():
-                    self._report(action, handles)
-                case Drain():
-                    self._control.drain(action.replica_id)
-                    _LOG.info("drain %s: %s", action.replica_id, action.reason)
-                case Assign():
-                    self._control.assign(action.replica_id, action.key)
-                    _LOG.info(
-                        "assign %s to model %s: %s", action.replica_id, action.key, action.reason
-                    )
-                case Prepare():
-                    self._prepare(action)
-                case Announce():
-                    self._control.announce([(action.replica_id, action.key)])
-                    _LOG.info("announce %s: %s", action.replica_id, action.reason)
-                case _:
-                    assert_never(action)
-        except CallRefusedError as error:
-            _LOG.warning("%s: %s", action.replica_id, error)
-
-    def _prepare(self, action: Prepare) -> None:
-        if not isinstance(self._launcher, Preparer):
-            return
-        spec = self._spec(action.replica_id, None, action.device, frozenset())
-        try:
-            handle = self._launcher.prepare(spec)
-        except LaunchError as error:
-            if self._unprepared != str(error):
-                _LOG.warning("nothing was prepared: %s", error)
-            self._unprepared = str(error)
-            return
-        self._unprepared = ""
-        _LOG.info("prepare %s, %s: %s", handle.replica_id, handle.where, action.reason)
-
-    def _kill(self, action: Kill, handles: Mapping[str, Handle]) -> None:
-        handle = handles[action.replica_id]
-        _LOG.warning("kill %s, %s: %s", handle.replica_id, handle.where, action.reason)
-        self._launcher.kill(handle)
-
-    def _report(self, action: Report, handles: Mapping[str, Handle]) -> None:
-        """Tells the frontend first: a launcher that forgot it could not be asked again."""
-        level = logging.WARNING if action.failed_starts else logging.INFO
-        tail = "".join(f"\n    {line}" for line in action.log_tail) if action.failed_starts else ""
-        _LOG.log(level, "%s ended: %s%s", action.replica_id, action.cause, tail)
-        if action.give_up_reason:
-            _LOG.error("given up for now: %s", action.give_up_reason)
-        try:
-            self._control.report_exit(action)
-        except CallRefusedError as error:
-            _LOG.warning("%s: %s", action.replica_id, error)
-        self._unborn.pop(action.replica_id, None)
-        if action.replica_id in handles:
-            self._launcher.kill(handles[action.replica_id])
-
-    def _start(self, starts: Sequence[Start], snapshot: Snapshot) -> None:
-        """Announced before they are launched: the frontend turns unknown ones away."""
-        try:
-            self._control.announce([(start.replica_id, start.key) for start in starts])
-        except CallRefusedError as error:
-            _LOG.warning("not started: %s", error)
-            return
-        backends = frozenset(model.backend for model in snapshot.models if model.wanted)
-        for start in starts:
-            spec = self._spec(start.replica_id, start.key, start.device, backends)
-            try:
-                handle = self._launcher.start(spec)
-            except LaunchError as error:
-                self._unborn[start.replica_id] = Instance(
-                    start.replica_id,
-                    start.key,
-                    start.device,
-                    Exit(f"could not be started: {error}"),
-                )
-                continue
-            _LOG.info("start %s, %s: %s", handle.replica_id, handle.where, start.reason)
-
-    def _spec(
-        self, replica_id: str, key: ModelKey | None, device_name: str, backends: frozenset[str]
-    ) -> ReplicaSpec:
-        device = next((d for d in self._rules.devices if d.name == device_name), Device())
-        turn = number_of(replica_id)
-        return ReplicaSpec(
-            replica_id=replica_id,
-            key=key,
-            address=self._settings.address,
-            token=self._settings.token,
-            device=device_name,
-            threads=device.threads,
-            backends=backends,
-            cores=device.cores[turn % len(device.cores)] if device.cores else frozenset(),
-            memory_bytes=memory_of(key, self._rules.memory_bytes_of),
-        )
 
     # --- the end ---------------------------------------------------------------------
 
@@ -389,6 +245,9 @@ class Loop:
         for handle in self._running():
             _LOG.warning("kill %s, %s: it did not leave in time", handle.replica_id, handle.where)
             self._launcher.kill(handle)
+        for handle in self._launcher.list():
+            if handle.prepared and handle.exit is None:
+                self._launcher.kill(handle)
         self.step()  # reports those that ended since the last look
 
     def _running(self) -> list[Handle]:

@@ -10,21 +10,21 @@ from tideserve.autoscaler.config_file import read_config
 from tideserve.autoscaler.errors import ConfigError
 
 _LOG: Final = logging.getLogger(__name__)
-LOOK_S: Final = 0.5
+LOOK_S: Final = 0.25
 # What is read once, at the start.
 _FIXED: Final = ("server", "source", "launcher", "prometheus")
 
 
 class WatchedConfig:
     """Owns the newest good configuration of one file. `look` from the loop, as often as it
-    likes: the file is looked at every `LOOK_S`."""
+    likes: the file is looked at every `LOOK_S`, and read once it was the same at two looks."""
 
     def __init__(self, path: Path, config: AutoscalerFile, clock: Callable[[], float]) -> None:
         self.config = config
         self._path = path
         self._clock = clock
         self._next_s = clock() + LOOK_S
-        self._seen = _stamp(path)
+        self._seen = self._last = _stamp(path)
 
     def look(self) -> AutoscalerFile | None:
         """The new configuration once after a good edit, else None."""
@@ -32,8 +32,11 @@ class WatchedConfig:
         if now_s < self._next_s:
             return None
         self._next_s = now_s + LOOK_S
-        stamp = _stamp(self._path)
-        if stamp == self._seen:
+        stamp, last = _stamp(self._path), self._last
+        self._last = stamp
+        # One that still changes is being written: half a file may be a good one, an empty file
+        # is.
+        if stamp == self._seen or stamp != last:
             return None
         self._seen = stamp
         try:

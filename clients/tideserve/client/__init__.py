@@ -35,8 +35,10 @@ from tideserve.client.views import (
     ModelIndexEntry,
     ModelMetadata,
     ModelStatistics,
+    ModelStatus,
     ReplicaInfo,
     ServerMetadata,
+    ServerStatus,
     TensorMetadata,
 )
 
@@ -76,4 +78,6 @@ __all__ = [
     "Duration",
     "ModelIndexEntry",
     "ReplicaInfo",
+    "ServerStatus",
+    "ModelStatus",
 ]

@@ -31,7 +31,7 @@ class Client:
 
     `timeout_s` is the deadline of every unary call that gives none of its own, over all its
     attempts; `math.inf` is none. The constructor connects nothing: the first call does.
-    `token` is for the control plane (`replicas`) and travels with its calls only. Every
+    `token` is for the control plane (`replicas`, `status`, `scale`) and travels with its calls only. Every
     method raises subclasses of `TideserveClientError`, `ClientClosed` after `close`.
     """
 
@@ -210,6 +210,25 @@ class Client:
         return self._transport.first(
             operations.replicas(), checked_timeout_s(timeout_s, self._timeout_s)
         )
+
+    def status(self, *, timeout_s: float | None = None) -> views.ServerStatus:
+        """Models with what the autoscaler wants of them, and replicas. Needs the token."""
+        return self._transport.first(
+            operations.status(), checked_timeout_s(timeout_s, self._timeout_s)
+        )
+
+    def scale(
+        self,
+        model: str,
+        replicas: int,
+        *,
+        duration_s: float,
+        version: str = "",
+        timeout_s: float | None = None,
+    ) -> None:
+        """Pins the replica count of a model (of all its versions by default) for so long, in
+        place of what the autoscaler decides; 0 s ends the pin. Needs the token."""
+        self._call(operations.scale(model, replicas, duration_s, version), timeout_s)
 
     def _call(
         self, operation: operations.Operation[operations.T], timeout_s: float | None

@@ -10,12 +10,14 @@ import grpc
 
 from tideserve.client.errors import InvalidArgument, TlsError
 from tideserve.v1.metadata import TOKEN_METADATA_KEY
+from tideserve.v1.methods import CONTROL_SERVICE
 
 ChannelOption = tuple[str, str | int]
 
 DEFAULT_ADDRESS: Final = "localhost:8001"
 DEFAULT_TIMEOUT_S: Final = 60.0
 # Schemes gRPC resolves itself.
+_CONTROL_PREFIX: Final = f"/{CONTROL_SERVICE}/"
 _SCHEMES: Final = ("dns:", "unix:", "unix-abstract:", "ipv4:", "ipv6:")
 
 CHANNEL_OPTIONS: Final[tuple[ChannelOption, ...]] = (
@@ -56,9 +58,11 @@ class Connection:
     credentials: grpc.ChannelCredentials | None
     token: str | None
 
-    def control_metadata(self) -> tuple[tuple[str, str], ...]:
+    def control_metadata(self, path: str) -> tuple[tuple[str, str], ...]:
         """The token goes with calls of the control plane only."""
-        return () if self.token is None else ((TOKEN_METADATA_KEY, self.token),)
+        if self.token is None or not path.startswith(_CONTROL_PREFIX):
+            return ()
+        return ((TOKEN_METADATA_KEY, self.token),)
 
 
 def connection_of(

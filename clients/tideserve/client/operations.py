@@ -25,6 +25,7 @@ T = TypeVar("T")
 
 MODEL_STREAM_INFER: Final = f"/{INFERENCE_SERVICE}/ModelStreamInfer"
 WATCH: Final = f"/{CONTROL_SERVICE}/Watch"
+SCALE: Final = f"/{CONTROL_SERVICE}/ScaleModel"
 # protobuf writes no message of 2 GiB; the rest is for a request id that is set later.
 _MAX_MESSAGE_BYTES: Final = 2**31 - 2**16
 
@@ -194,6 +195,26 @@ def unload(model: str) -> Operation[None]:
 def replicas() -> Operation[tuple[views.ReplicaInfo, ...]]:
     """Read from the first snapshot of a Watch."""
     return Operation(WATCH, control_pb2.WatchRequest(), control_pb2.Snapshot, views.replicas_of)
+
+
+def status() -> Operation[views.ServerStatus]:
+    """Read from the first snapshot of a Watch."""
+    return Operation(WATCH, control_pb2.WatchRequest(), control_pb2.Snapshot, views.status_of)
+
+
+def scale(model: str, replicas: int, duration_s: float, version: str) -> Operation[None]:
+    """Raises `InvalidArgument`."""
+    if not 0 <= replicas < 2**32:
+        raise InvalidArgument(f"expected 0 or more replicas, got {replicas}", model=model)
+    if version and not (version.isascii() and version.isdecimal()):
+        raise InvalidArgument(f"expected a version such as 1, got {version!r}", model=model)
+    request = control_pb2.ScaleModelRequest(
+        model_name=_named(model),
+        model_version=int(version or 0),
+        replicas=replicas,
+        duration_s=duration_s,
+    )
+    return Operation(SCALE, request, control_pb2.ScaleModelResponse, lambda _: None, model)
 
 
 def _inference(name: str) -> str:

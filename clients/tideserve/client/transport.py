@@ -64,12 +64,14 @@ class Transport:
     ) -> T:
         """The operation's value, within `timeout_s` over all attempts."""
         payload = operation.payload()
+        metadata = self._connection.control_metadata(operation.path)
         waits = self.waits
         attempts = Attempts(retry or self._retry, timeout_s, waits.now_s(), waits.uniform)
         while True:
             invoke = self._callable(operation.path)
             try:
-                return operation.read(invoke(payload, timeout=attempts.begin(waits.now_s())))
+                timeout_left_s = attempts.begin(waits.now_s())
+                return operation.read(invoke(payload, timeout=timeout_left_s, metadata=metadata))
             except grpc.RpcError as failure:
                 error = self.error_from(failure, operation.model)
             except ValueError as failure:  # grpcio's word for a closed channel
@@ -94,7 +96,7 @@ class Transport:
             stream = watch(
                 payload,
                 timeout=None if timeout_s == float("inf") else timeout_s,
-                metadata=self._connection.control_metadata(),
+                metadata=self._connection.control_metadata(operation.path),
             )
             try:
                 for message in stream:

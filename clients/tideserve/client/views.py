@@ -130,6 +130,46 @@ class ReplicaInfo:
     state_age_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class ModelStatus:
+    """A model version and what the autoscaler wants of it. Counters since the server started;
+    `queue_wait_counts` by the upper bounds `queue_wait_bounds_s`, one more for the rest.
+    `desired` None: no autoscaler has said anything; `pinned` None: nobody pinned a count."""
+
+    name: str
+    version: str
+    state: str
+    reason: str
+    ready: int
+    starting: int
+    desired: int | None
+    decision: str
+    limited_by: str
+    pinned: int | None
+    pin_remaining_s: float
+    arrivals: int
+    succeeded: int
+    rejected: int
+    expired: int
+    failed: int
+    queued_requests: int
+    oldest_age_s: float
+    queue_wait_bounds_s: tuple[float, ...]
+    queue_wait_counts: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ServerStatus:
+    """All of a server at one moment. `time_s` is the server's own clock. `standby`: replicas
+    without a model. `autoscaler_http` is HOST:PORT, empty without one."""
+
+    time_s: float
+    models: tuple[ModelStatus, ...]
+    replicas: tuple[ReplicaInfo, ...]
+    standby: int
+    autoscaler_http: str
+
+
 def server_metadata_of(message: inference_pb2.ServerMetadataResponse) -> ServerMetadata:
     return ServerMetadata(message.name, message.version, tuple(message.extensions))
 
@@ -191,6 +231,49 @@ def replicas_of(message: control_pb2.Snapshot) -> tuple[ReplicaInfo, ...]:
             state_age_s=r.state_age_s,
         )
         for r in message.replicas
+    )
+
+
+def status_of(message: control_pb2.Snapshot) -> ServerStatus:
+    replicas = replicas_of(message)
+    return ServerStatus(
+        time_s=message.time_s,
+        models=tuple(_model_status(model, message) for model in message.models),
+        replicas=replicas,
+        standby=sum(replica.state == "STANDBY" for replica in replicas),
+        autoscaler_http=message.autoscaler_http,
+    )
+
+
+def _model_status(model: control_pb2.ModelSnapshot, message: control_pb2.Snapshot) -> ModelStatus:
+    key = (model.name, model.version, model.generation)
+    states = [
+        replica.state
+        for replica in message.replicas
+        if (replica.model, replica.version, replica.generation) == key
+    ]
+    decided, pinned = model.HasField("decision"), model.HasField("pin")
+    return ModelStatus(
+        name=model.name,
+        version=str(model.version),
+        state=control_pb2.ModelState.Name(model.state).removeprefix("MODEL_"),
+        reason=model.reason,
+        ready=states.count(control_pb2.READY),
+        starting=states.count(control_pb2.STARTING),
+        desired=model.decision.desired if decided else None,
+        decision=model.decision.reason,
+        limited_by=model.decision.limited_by,
+        pinned=model.pin.replicas if pinned else None,
+        pin_remaining_s=model.pin.remaining_s,
+        arrivals=model.arrivals,
+        succeeded=model.succeeded,
+        rejected=model.rejected,
+        expired=model.expired,
+        failed=model.failed,
+        queued_requests=model.queued_requests,
+        oldest_age_s=model.oldest_age_s,
+        queue_wait_bounds_s=tuple(model.queue_wait_s.bounds),
+        queue_wait_counts=tuple(model.queue_wait_s.counts),
     )
 
 

@@ -24,6 +24,16 @@ def test_memory_is_a_limit_where_it_is_counted() -> None:
     assert slots.take("gpu:0", 0)
 
 
+def test_a_replica_that_has_its_slot_may_take_memory_while_there_is_some() -> None:
+    slots = Slots([Device("gpu:0", slots=1, memory_bytes=10)], [("gpu:0", 4)])
+    assert not slots.grow("gpu:0", 7)
+    assert slots.grow("gpu:0", 6)
+    assert not slots.grow("gpu:0", 1)
+    assert not slots.grow("gpu:9", 0)
+
+
 def test_a_device_that_is_not_listed_has_no_slots() -> None:
     slots = Slots(GPUS, [("gpu:9", 0)])
+    assert slots.lists("gpu:0")
+    assert not slots.lists("gpu:9")
     assert not slots.take("gpu:9", 0)

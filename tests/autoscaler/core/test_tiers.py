@@ -127,6 +127,86 @@ def test_after_both_restarted_one_of_unknown_model_is_announced_as_a_standby() -
     assert world.replicas[spare].key is None
 
 
+def test_a_standby_is_given_a_model_before_a_surplus_of_them_is_drained() -> None:
+    world, spares = standing_by(2)
+    world.rules = Rules(standby=0)
+    world.desired[DIGITS] = 1
+    actions = world.step()
+    assert kinds(actions) == ["Assign", "Drain"]
+    assert sorted(action.replica_id for action in actions) == sorted(spares)
+
+
+def test_an_assigned_standby_that_dies_before_the_frontend_says_so_is_nobody_s_failure() -> None:
+    world, (spare,) = standing_by()
+    world.deaf = True
+    world.desired[DIGITS] = 1
+    assert names(world.step(), Assign) == [spare]
+    world.deaf = False
+    world.end(spare)
+    actions = world.step()
+    (report,) = [action for action in actions if isinstance(action, Report)]
+    assert report.failed_starts == 0
+    assert DIGITS in [action.key for action in actions if isinstance(action, Start)]
+
+
+def test_a_standby_that_never_takes_its_model_is_given_up_and_replaced() -> None:
+    world, (spare,) = standing_by(start_timeout_s=10)
+    world.deaf = True
+    world.desired[DIGITS] = 1
+    for _ in range(9):
+        assert names(world.step(1.0), Kill) == []
+    world.deaf = False
+    world.step(0.0)
+    world.set(spare, ReplicaState.STANDBY, key=None)
+    assert names(world.step(2.0), Kill) == [spare]
+    assert [a.key for a in world.step(1.0) if isinstance(a, Start)] == [DIGITS]
+
+
+def test_assigned_standbys_that_do_not_serve_yet_go_first_when_too_many() -> None:
+    world, (spare,) = standing_by()
+    world.desired[DIGITS] = 2
+    started = [a.replica_id for a in world.step() if isinstance(a, Start) and a.key == DIGITS]
+    world.ready(*started)
+    world.desired[DIGITS] = 1
+    assert names(world.step(1.0), Drain) == [spare]
+
+
+def test_the_standby_on_the_device_with_the_fewest_replicas_is_given_the_model() -> None:
+    gpus = (Device("gpu:0", slots=3), Device("gpu:1", slots=3))
+    world = World(desired={DIGITS: 1}, rules=Rules(standby=2, devices=gpus))
+    by_device = {a.replica_id: a.device for a in world.step() if isinstance(a, Start)}
+    assert sorted(by_device.values()) == ["gpu:0", "gpu:0", "gpu:1"]
+    world.ready(*[name for name in by_device if name.startswith("digits")])
+    world.stand_by(*[name for name in by_device if name.startswith("standby")])
+    world.desired[DIGITS] = 2
+    (assigned,) = names(world.step(), Assign)
+    assert by_device[assigned] == "gpu:1"
+
+
+def test_a_standby_on_a_device_without_memory_for_the_model_is_passed_over() -> None:
+    rules = Rules(
+        standby=1,
+        devices=(Device("gpu:0", slots=2, memory_bytes=3), Device("gpu:1", slots=2)),
+        memory_bytes_of={"digits": 4},
+    )
+    world = World(desired={DIGITS: 0}, rules=rules)
+    (spare,) = [action for action in world.step() if isinstance(action, Start)]
+    assert spare.device == "gpu:0"
+    world.stand_by(spare.replica_id)
+    world.desired[DIGITS] = 1
+    (start,) = world.step()
+    assert isinstance(start, Start)
+    assert (start.key, start.device) == (DIGITS, "gpu:1")
+
+
+def test_a_standby_on_a_device_that_is_listed_no_more_is_replaced() -> None:
+    world, (spare,) = standing_by()
+    world.rules = Rules(standby=1, devices=(Device("gpu:0"),))
+    actions = world.step()
+    assert names(actions, Drain) == [spare]
+    assert [a.device for a in actions if isinstance(a, Start)] == ["gpu:0"]
+
+
 # --- prepared ---------------------------------------------------------------------------------
 
 
@@ -146,7 +226,29 @@ def test_prepared_instances_that_are_not_wanted_are_removed() -> None:
     world = World(desired={DIGITS: 0}, rules=Rules(prepared=1))
     (name,) = names(world.step(), Prepare)
     world.rules = Rules()
-    assert names(world.step(), Kill) == [name]
+    assert names(world.step(1.0), Kill) == [name]
+
+
+def test_prepared_instances_on_a_device_that_is_listed_no_more_are_made_anew() -> None:
+    world = World(desired={DIGITS: 0}, rules=Rules(prepared=1))
+    (name,) = names(world.step(), Prepare)
+    world.rules = Rules(prepared=1, devices=(Device("gpu:0"),))
+    actions = world.step(1.0)
+    assert names(actions, Kill) == [name]
+    assert [a.device for a in actions if isinstance(a, Prepare)] == ["gpu:0"]
+
+
+def test_a_prepared_instance_whose_start_is_not_seen_yet_is_not_started_again() -> None:
+    world = World(desired={DIGITS: 0}, rules=Rules(prepared=1))
+    (name,) = names(world.step(), Prepare)
+    world.desired[DIGITS] = 1
+    made = world.instances[name]
+    assert names(world.step(), Start) == [name]
+    world.instances[name] = made  # the launcher still shows it as it was
+    world.desired[DIGITS] = 2
+    starts = names(world.step(), Start)
+    assert len(starts) == 1
+    assert name not in starts
 
 
 # --- slots ------------------------------------------------------------------------------------
@@ -155,10 +257,24 @@ def test_prepared_instances_that_are_not_wanted_are_removed() -> None:
 def test_what_finds_no_slot_waits_for_one() -> None:
     world = World(desired={DIGITS: 3}, rules=Rules(devices=(Device("cpu", slots=2),)))
     first, _ = names(world.step(), Start)
+    assert world.state.waiting == {
+        DIGITS: "0 replicas of model 'digits' version 1, 3 desired: "
+        "the next start waits for room on a device"
+    }
     world.ready()
     assert world.step(1.0) == []
     world.end(first)
     assert len(names(world.step(), Start)) == 1
+    world.desired[DIGITS] = 2
+    world.step()
+    assert world.state.waiting == {}
+
+
+def test_models_take_the_last_slots_before_standbys_do() -> None:
+    rules = Rules(devices=(Device("cpu", slots=2),), standby=2)
+    world = World(desired={DIGITS: 1}, rules=rules)
+    assert [a.key for a in world.step() if isinstance(a, Start)] == [DIGITS, None]
+    assert world.state.waiting.keys() == {None}
 
 
 def test_a_new_version_may_take_one_slot_more_than_there_are() -> None:

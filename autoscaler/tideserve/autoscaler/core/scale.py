@@ -84,14 +84,19 @@ class Scale:
         """One a pass: making one takes a launcher longer than deciding on it."""
         wanted = self._rules.prepared if self._desired else 0
         usable = [one for one in self._supply.prepared if self._supply.lists(one.device)]
-        for instance in self._supply.prepared:
-            if instance not in usable[:wanted]:
-                self.actions.append(Kill(instance.replica_id, f"{wanted} prepared ones are wanted"))
-        if len(usable) < wanted and self._due(self.prepare_sent_s):
+        if not self._due(self.prepare_sent_s):
+            return
+        changes: list[Action] = [
+            Kill(instance.replica_id, f"{wanted} prepared ones are wanted")
+            for instance in self._supply.prepared
+            if instance not in usable[:wanted]
+        ]
+        if len(usable) < wanted:
             action = self._supply.prepare(f"{len(usable)} prepared, {wanted} wanted")
-            if action is not None:
-                self.prepare_sent_s = self._now_s
-                self.actions.append(action)
+            changes += [action] if action is not None else []
+        if changes:
+            self.prepare_sent_s = self._now_s
+        self.actions += changes
 
     # --- what had no effect ---------------------------------------------------------------
 

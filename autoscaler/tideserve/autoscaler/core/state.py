@@ -54,7 +54,8 @@ class Record:
 @dataclass(frozen=True, slots=True)
 class ReconcileState:
     """`life` names this autoscaler, `serial` its starts: together they make unique names.
-    `failures` of None are those of standbys. `prepare_sent_s`: of the last `Prepare`.
+    `failures` of None are those of standbys. `prepare_sent_s`: when prepared ones
+    were last made or ended.
     `waiting`: why a start waits for a slot or memory, as of the last pass."""
 
     life: int = 0

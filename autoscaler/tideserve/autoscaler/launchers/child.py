@@ -76,6 +76,11 @@ def run_replica(birth: Birth) -> None:
     os._exit(code)
 
 
+def nothing() -> None:
+    """A fork that only shows that there can be one."""
+    os._exit(0)
+
+
 def _redirect(log_path: Path) -> None:
     """stdout and stderr go to the log, which only this user can read."""
     log_fd = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)

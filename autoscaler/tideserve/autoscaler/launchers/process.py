@@ -16,6 +16,7 @@ import multiprocessing.connection
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,7 +30,7 @@ from typing import Final
 from tideserve.autoscaler.core.fleet import Exit
 from tideserve.autoscaler.errors import LaunchError, NoSuchReplicaError, StateDirError
 from tideserve.autoscaler.launchers import Handle, ReplicaSpec
-from tideserve.autoscaler.launchers.child import Birth, run_replica
+from tideserve.autoscaler.launchers.child import Birth, nothing, run_replica
 from tideserve.autoscaler.launchers.deaths import DeathWatch
 from tideserve.autoscaler.launchers.identity import (
     has_ended,
@@ -57,6 +58,8 @@ _TAIL_LINES: Final = 20
 _TAIL_BYTES: Final = 16 * 1024
 _LINE_BYTES: Final = 512
 _MAX_TAIL_BYTES: Final = 4 * 1024 * 1024
+_WARM_UP_S: Final = 60.0
+_CLOSE_S: Final = 5.0  # then the thread ends with the process
 _EXIT_CODE_WAIT_S: Final = 1.0  # the forkserver reaps within milliseconds
 
 
@@ -82,7 +85,8 @@ class _Child:
 
 
 class ProcessLauncher:
-    """Owns the table of replica processes on one state folder. Used from one thread.
+    """Owns the table of replica processes on one state folder. Used from one thread; `log` from
+    any.
 
     `on_exit` is called from a thread of its own as soon as a process ends.
     """
@@ -91,10 +95,13 @@ class ProcessLauncher:
         self._settings = settings
         self._records_dir = settings.state_dir / "records"
         self._logs_dir = settings.state_dir / "logs"
+        self._on_exit = on_exit
         self._deaths = DeathWatch(on_exit)
         self._children: dict[str, _Child] = {}
         self._context = multiprocessing.get_context("forkserver")
         self._preloaded = False
+        self._warming: threading.Thread | None = None
+        self._warm = threading.Event()
 
     def open(self) -> None:
         """Makes the folders, adopts what runs. Raises `StateDirError`."""
@@ -112,13 +119,28 @@ class ProcessLauncher:
 
     def close(self) -> None:
         """Stops watching. The replicas go on."""
+        if self._warming is not None:
+            self._warming.join(_CLOSE_S)
         self._deaths.close()
         for child in self._children.values():
             _release(child)
         self._children.clear()
 
+    def warm(self, backends: frozenset[str]) -> bool:
+        """Starts the forkserver, whose imports take seconds, without waiting for it: True once it
+        has made them. `on_exit` is called then."""
+        if self._warming is None:
+            self._preload(backends)
+            self._warming = threading.Thread(
+                target=self._warm_up, name="forkserver-warm-up", daemon=True
+            )
+            self._warming.start()
+        return self._warm.is_set()
+
     def start(self, spec: ReplicaSpec) -> Handle:
-        """Forks a replica; the first call starts the forkserver and waits for its imports."""
+        """Forks a replica; one that comes before `warm` is done waits for it."""
+        if self._warming is not None:
+            self._warming.join()
         self._preload(spec.backends)
         self._prune_logs()
         record_path = self._records_dir / f"{spec.replica_id}.json"
@@ -211,6 +233,20 @@ class ProcessLauncher:
         # that is not installed.
         self._context.set_forkserver_preload([*extra, *self._settings.preload])
         self._preloaded = True
+
+    def _warm_up(self) -> None:
+        """A first fork, of nothing: it begins when the forkserver's imports are made."""
+        process = self._context.Process(target=nothing, name="warm-up")
+        try:
+            with _no_main_module():
+                popen = Popen(process)
+        except (OSError, EOFError) as error:
+            _LOG.warning("the forkserver could not be warmed: %r; a start tries again", error)
+        else:
+            multiprocessing.connection.wait([popen.sentinel], _WARM_UP_S)
+            popen.close()
+        self._warm.set()
+        self._on_exit()
 
     def _prune_logs(self) -> None:
         in_use = {child.log_path for child in self._children.values()}

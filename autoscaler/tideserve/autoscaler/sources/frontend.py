@@ -298,7 +298,7 @@ class FrontendControl:
             raise error_of(error, "AssignModel", self._settings.address) from error
 
     def report_decisions(self, decisions: Mapping[ModelKey, Decision]) -> None:
-        """What is desired and why."""
+        """What is desired and why. An older frontend, which has no such call, refuses it."""
         request = control_pb2.ReportDecisionsRequest(
             autoscaler_generation=self._settings.generation,
             decisions=[
@@ -320,7 +320,10 @@ class FrontendControl:
         try:
             self._report_decisions(request, **self._terms())
         except grpc.RpcError as error:
-            raise error_of(error, "ReportDecisions", self._settings.address) from error
+            told = error_of(error, "ReportDecisions", self._settings.address)
+            if cast("grpc.Call", error).code() is grpc.StatusCode.UNIMPLEMENTED:
+                told = CallRefusedError(str(told))
+            raise told from error
 
     def _terms(self) -> _Terms:
         return {

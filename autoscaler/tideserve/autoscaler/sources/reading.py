@@ -52,24 +52,28 @@ class EvenCounters:
 
     def __init__(self) -> None:
         self._epoch = 0
-        self._last: dict[ModelKey, Load] = {}
-        self._before: dict[ModelKey, Load] = {}
+        self._last: dict[ModelKey, Load] = {}  # of this life
+        self._before: dict[ModelKey, Load] = {}  # at the end of the life before
 
     def even(self, loads: Mapping[ModelKey, Load], epoch: int) -> dict[ModelKey, Load]:
-        """These loads on top of earlier lives. Versions that are gone are forgotten."""
-        restarted = epoch != self._epoch
-        self._epoch = epoch
+        """These loads on top of earlier lives. Versions that went away in this life, or did not
+        come back in it, are forgotten."""
+        if epoch != self._epoch:
+            self._before = {key: self._total(key, load) for key, load in self._last.items()}
+            self._last = {}
+            self._epoch = epoch
+        for key in self._last.keys() - loads.keys():
+            self._before.pop(key, None)
         for key, load in loads.items():
             last = self._last.get(key)
-            if last is not None and (restarted or load.arrivals < last.arrivals):
-                before = self._before.get(key)
-                self._before[key] = last if before is None else added(before, last)
+            if last is not None and load.arrivals < last.arrivals:
+                self._before[key] = self._total(key, last)
         self._last = dict(loads)
-        self._before = {key: load for key, load in self._before.items() if key in loads}
-        return {
-            key: added(self._before[key], load) if key in self._before else load
-            for key, load in loads.items()
-        }
+        return {key: self._total(key, load) for key, load in loads.items()}
+
+    def _total(self, key: ModelKey, load: Load) -> Load:
+        before = self._before.get(key)
+        return load if before is None else added(before, load)
 
 
 def added(before: Load, load: Load) -> Load:

@@ -74,12 +74,16 @@ class Transport:
     ) -> T:
         """The operation's value, within `timeout_s` over all attempts."""
         payload = operation.payload()
+        metadata = grpc.aio.Metadata(*self._connection.control_metadata(operation.path))
         waits = self.waits
         attempts = Attempts(retry or self._retry, timeout_s, waits.now_s(), waits.uniform)
         while True:
             invoke = self._callable(operation.path)
             try:
-                return operation.read(await invoke(payload, timeout=attempts.begin(waits.now_s())))
+                timeout_left_s = attempts.begin(waits.now_s())
+                return operation.read(
+                    await invoke(payload, timeout=timeout_left_s, metadata=metadata)
+                )
             except grpc.RpcError as failure:
                 error = self.error_from(failure, operation.model)
             except (asyncio.CancelledError, grpc.aio.UsageError):
@@ -103,7 +107,7 @@ class Transport:
         stream = watch(
             payload,
             timeout=None if timeout_s == float("inf") else timeout_s,
-            metadata=grpc.aio.Metadata(*self._connection.control_metadata()),
+            metadata=grpc.aio.Metadata(*self._connection.control_metadata(operation.path)),
         )
         try:
             async for message in stream:

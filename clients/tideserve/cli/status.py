@@ -1,0 +1,135 @@
+"""`tideserve status`: what there is, what is asked of it, and what the autoscaler makes of it."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from tideserve.cli.options import (
+    ADDRESS,
+    Address,
+    Json,
+    Timeout,
+    TlsCa,
+    TlsCert,
+    TlsKey,
+    TokenFile,
+    control_client,
+)
+from tideserve.cli.output import write_json
+from tideserve.client import ModelStatus, ServerStatus
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_QUANTILE: Final = 0.95
+
+
+def status(
+    address: Address = ADDRESS,
+    json: Json = False,
+    once: Annotated[bool, typer.Option("--once", help="Look once, and end.")] = False,
+    interval: Annotated[float, typer.Option(help="Seconds between looks.", min=0.1)] = 1.0,
+    token_file: TokenFile = None,
+    timeout: Timeout = 10.0,
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+) -> None:
+    """Show models, load, replicas and the autoscaler's decisions, live in a terminal."""
+    from rich.console import Console
+    from rich.live import Live
+
+    console = Console()
+    with control_client(
+        address, token_file, timeout_s=timeout, ca=tls_ca, certificate=tls_cert, key=tls_key
+    ) as client:
+        last = client.status()
+        if json:
+            write_json(asdict(last))
+            return
+        if once or not console.is_terminal:
+            # Rates are of two looks.
+            time.sleep(interval)
+            wide = console if console.is_terminal else Console(width=200)
+            wide.print(status_table(last, client.status()))
+            return
+        with Live(status_table(last, last), console=console, auto_refresh=False) as live:
+            while True:
+                time.sleep(interval)
+                now = client.status()
+                live.update(status_table(last, now), refresh=True)
+                last = now
+
+
+def status_table(last: ServerStatus, now: ServerStatus) -> "Table":
+    """A row a model version; rates and quantiles are of the time between the two looks."""
+    from rich.table import Table
+
+    table = Table(
+        "model",
+        "version",
+        "state",
+        "requests/s",
+        "queue p95",
+        "waiting",
+        "ready",
+        "starting",
+        "desired",
+        "because",
+        header_style="bold",
+    )
+    before = {(model.name, model.version): model for model in last.models}
+    for model in now.models:
+        earlier = before.get((model.name, model.version), model)
+        span_s = now.time_s - last.time_s
+        rate = (model.arrivals - earlier.arrivals) / span_s if span_s > 0.0 else 0.0
+        wait_s = queue_wait_quantile(earlier, model)
+        table.add_row(
+            model.name,
+            model.version,
+            model.state,
+            f"{max(0.0, rate):.1f}",
+            "-" if wait_s is None else f"{wait_s * 1e3:.1f} ms",
+            str(model.queued_requests),
+            str(model.ready),
+            str(model.starting),
+            "-" if model.desired is None else str(model.desired),
+            _because(model),
+        )
+    table.caption = f"{now.standby} standing by; autoscaler at {now.autoscaler_http or '-'}"
+    return table
+
+
+def queue_wait_quantile(earlier: ModelStatus, model: ModelStatus) -> float | None:
+    """The 95th percentile, in seconds, of the waits between two looks: within its bucket by
+    proportion, the last bound for what lies above it; None where nothing waited."""
+    counts = [
+        max(0, now - then)
+        for now, then in zip(model.queue_wait_counts, earlier.queue_wait_counts, strict=False)
+    ]
+    return _quantile(model.queue_wait_bounds_s, counts)
+
+
+def _quantile(bounds: Sequence[float], counts: Sequence[int]) -> float | None:
+    rank, below = _QUANTILE * sum(counts), 0
+    if rank <= 0:
+        return None
+    for position, bound in enumerate(bounds):
+        count = counts[position]
+        if count and below + count >= rank:
+            lower = bounds[position - 1] if position else 0.0
+            return lower + (bound - lower) * (rank - below) / count
+        below += count
+    return bounds[-1] if bounds else None
+
+
+def _because(model: ModelStatus) -> str:
+    parts = [model.reason or model.decision]
+    if model.limited_by:
+        parts.append(f"limited by {model.limited_by}")
+    if model.pinned is not None:
+        parts.append(f"pinned at {model.pinned} for {model.pin_remaining_s:.0f} s")
+    return "; ".join(part for part in parts if part)

@@ -1,0 +1,110 @@
+"""`tideserve status`, `scale` and `logs` on a server that scales, and the autoscaler's HTTP."""
+
+import json
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from examples.demo import repository
+from tests.e2e.running import running
+from tests.e2e.server import Server, wait_until
+
+pytestmark = pytest.mark.e2e
+
+MODEL = repository.MODEL
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("server")
+    models, file = repository.write(folder)
+    with running(models, folder / "state", f"--autoscaler={file}") as server:
+        yield server
+
+
+def tideserve(server: Server, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "tideserve.cli", *arguments, "--address", server.address],
+        env=server.environment,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+def model_status(server: Server) -> dict[str, Any]:
+    (model,) = json.loads(tideserve(server, "status", "--json").stdout)["models"]
+    assert isinstance(model, dict)
+    return model
+
+
+def get(server: Server, path: str) -> str:
+    where = json.loads(tideserve(server, "status", "--json").stdout)["autoscaler_http"]
+    with urllib.request.urlopen(f"http://{where}{path}", timeout=5) as response:
+        return str(response.read().decode())
+
+
+def test_a_pin_counts_until_it_is_cleared(server: Server) -> None:
+    said = tideserve(server, "scale", MODEL, "2", "--for", "5m")
+    assert (said.returncode, said.stdout.strip()) == (0, f"{MODEL}: 2 replicas for 300 s")
+    wait_until(lambda: model_status(server)["ready"] == 2, 20, lambda: server.log)
+    status = model_status(server)
+    assert status["pinned"] == 2
+    assert 0 < status["pin_remaining_s"] <= 300
+    table = tideserve(server, "status", "--once", "--interval", "0.2").stdout
+    assert "pinned at 2" in table
+    assert tideserve(server, "scale", MODEL, "--clear").returncode == 0
+    # Nobody asks for it: idle for 4 s it goes.
+    wait_until(lambda: model_status(server)["ready"] == 0, 30, lambda: server.log)
+    assert model_status(server)["pinned"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("scale", "nothing", "2"), 1, "model 'nothing' is not served; there are: digits_standin"),
+        (("scale", MODEL, "2", "--version", "9"), 1, "version 9 is not served"),
+        (("scale", MODEL), 2, "expected a number of replicas, or --clear"),
+        (("scale", MODEL, "1", "--clear"), 2, "expected a number of replicas, or --clear"),
+        (("scale", MODEL, "1", "--for", "soon"), 2, "--for: expected a time such as 90s"),
+        (("scale", MODEL, "1", "--for", "99h"), 1, "expected 0 to 86400 seconds"),
+        (("logs", "nobody"), 1, "no log of a replica 'nobody' is kept here"),
+        (("logs", "../../x"), 1, "no log of a replica"),
+    ],
+)
+def test_what_is_wrong_is_said(
+    server: Server, arguments: tuple[str, ...], code: int, said: str
+) -> None:
+    result = tideserve(server, *arguments)
+    assert said in result.stderr
+    assert result.returncode == code
+
+
+def test_the_log_of_a_replica_is_shown(server: Server) -> None:
+    replicas = json.loads(tideserve(server, "replicas", "--json").stdout)
+    standby = next(replica["id"] for replica in replicas if replica["state"] == "STANDBY")
+    shown = tideserve(server, "logs", standby, "--lines", "5")
+    assert shown.returncode == 0
+    assert f"joined {server.address}" in shown.stdout
+
+
+def test_the_autoscaler_exports_its_decisions(server: Server, tmp_path: Path) -> None:
+    def metrics() -> str:
+        return get(server, "/metrics")
+
+    assert f'tideserve_autoscaler_desired{{model="{MODEL}",version="1"}}' in metrics()
+    assert 'phase="total"' in metrics()
+    decisions = json.loads(get(server, "/decisions?count=1000"))
+    of_model = [entry for entry in decisions if entry.get("model") == MODEL]
+    assert of_model[0]["desired"] == 1
+    assert of_model[0]["reason"].startswith("first start")
+    assert of_model[0]["inputs"]["startup_s"] > 0
+    (log,) = server.state.glob("tideserve/replicas-*/decisions.jsonl")
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert lines[: len(decisions)] == decisions
