@@ -49,7 +49,8 @@ def test_the_image_runs_without_root_and_is_asked_for_its_health(image: str) -> 
     assert config["User"] == "10001:10001"
     assert config["Healthcheck"]["Test"] == ["CMD", "tideserve", "health"]
     assert config["Entrypoint"] == ["tini", "--", "tideserve"]
-    assert config["Cmd"] == ["serve", "/models", "--host", "0.0.0.0"]
+    assert config["Cmd"][:4] == ["serve", "/models", "--host", "0.0.0.0"]
+    assert config["Cmd"][4:] == ["--autoscaler", "/etc/tideserve/autoscaler.yaml"]
 
 
 def test_docker_run_serves_is_healthy_heals_itself_and_stops_gracefully(container: str) -> None:
