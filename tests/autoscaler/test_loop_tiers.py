@@ -207,8 +207,10 @@ def test_what_waits_for_room_is_told_once(caplog: pytest.LogCaptureFixture) -> N
         loop.step()
     told = [message for message in caplog.messages if "waits for room" in message]
     assert told == [
-        "0 replicas of model 'digits' version 1, 3 desired: "
-        "the next start waits for room on a device"
+        (
+            "0 replicas of model 'digits' version 1, 3 desired: "
+            "the next start waits for room on a device"
+        )
     ]
     assert len(fleet.handles) == 1
 

@@ -831,3 +831,58 @@ def test_calls_and_cancels_in_one_turn_leave_nothing_behind() -> None:
 
     assert world.scheduler.is_idle(world.keys[0])
     assert world.services.inference.open_calls == 0
+
+
+def scale(world: World, **fields: object) -> int:
+    request = control_pb2.ScaleModelRequest(**fields)  # type: ignore[arg-type]
+    return world.call(control("ScaleModel"), request)
+
+
+def test_a_pin_is_pushed_to_watchers_at_once_and_ends_by_the_clock() -> None:
+    world = World()
+    call_id = watch(world)
+    before = len(snapshots(world, call_id))
+
+    world.answer(
+        scale(world, model_name="m", replicas=3, duration_s=60.0), control_pb2.ScaleModelResponse
+    )
+    world.turn(after_s=0.1)
+
+    told = snapshots(world, call_id)
+    assert len(told) > before
+    assert told[-1].models[0].pin.replicas == 3
+    world.turn(after_s=61.0)
+    world.turn(after_s=0.1)
+    assert not snapshots(world, call_id)[-1].models[0].HasField("pin")
+
+
+def test_a_model_that_is_not_there_cannot_be_pinned() -> None:
+    world = World()
+    status = world.failed(scale(world, model_name="x", replicas=1, duration_s=1.0))
+    assert status.code == Code.NOT_FOUND
+    assert "there are: m" in status.message
+    status = world.failed(scale(world, model_name="m", model_version=7, duration_s=1.0))
+    assert status.code == Code.NOT_FOUND
+    assert "version 7" in status.message
+
+
+def test_the_first_arrival_at_a_model_without_replicas_is_told_at_once() -> None:
+    world = World()
+    replica = world.replica()
+    call_id = watch(world)
+    world.answer(
+        world.call(control("DrainReplica"), control_pb2.DrainReplicaRequest(replica_id="r")),
+        control_pb2.DrainReplicaResponse,
+    )
+    world.answer(replica.exchange(), ExchangeResponse)
+    world.cancel(replica.life_line)
+    world.turn(after_s=0.1)
+    before = len(snapshots(world, call_id))
+
+    waiting = world.infer()
+    world.turn(after_s=0.06)
+
+    told = snapshots(world, call_id)
+    assert len(told) == before + 1
+    assert (told[-1].models[0].queued_requests, len(told[-1].replicas)) == (1, 0)
+    assert world.is_open(waiting)

@@ -160,6 +160,8 @@ def _set_up_logging(level: str) -> None:
         level=level.upper(),
         format="%(asctime)s %(levelname)s autoscaler: %(message)s",
     )
+    # A line for each request, otherwise.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
 def _port_of(address: str) -> int:
