@@ -111,13 +111,13 @@ class DockerSection(Section):
 class DockerLauncherSection(Section):
     """`launcher: {docker: {...}}`."""
 
-    docker: DockerSection
+    docker: DockerSection = Field(description="Containers of a Docker Engine.")
 
 
 class PrometheusSourceSection(Section):
     """`source: {prometheus: {...}}`."""
 
-    prometheus: PrometheusSection
+    prometheus: PrometheusSection = Field(description="A Prometheus server.")
 
 
 class DeviceSection(Section):
