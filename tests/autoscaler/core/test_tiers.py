@@ -158,7 +158,7 @@ def test_a_standby_that_never_takes_its_model_is_given_up_and_replaced() -> None
     world.deaf = False
     world.step(0.0)
     world.set(spare, ReplicaState.STANDBY, key=None)
-    assert names(world.step(2.0), Kill) == [spare]
+    assert spare in names(world.step(2.0), Kill)
     assert [a.key for a in world.step(1.0) if isinstance(a, Start)] == [DIGITS]
 
 

@@ -7,7 +7,7 @@ that scales up at once and never down is Knative's (https://knative.dev/docs/ser
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from math import ceil
+from math import ceil, inf
 from typing import Final
 
 from tideserve.autoscaler.core.capacity import Capacity, capacity, replicas_for
@@ -70,7 +70,7 @@ class PolicyState:
     desired: int | None = None
     decision: Decision | None = None
     panic_until_s: float = 0.0
-    raised_s: float = 0.0
+    raised_s: float = -inf
     active_s: float = 0.0
     trigger_wants: tuple[tuple[str, int], ...] = ()
     began_s: float | None = None
@@ -139,7 +139,10 @@ class _Decider:
         trigger_wants = self._triggers(wants)
         self._schedules(wants)
         self._activity(wants)
+        # Of none wanted the last word says most: for how long nobody has asked.
         want = max(wants, key=lambda one: one.count)
+        if want.count == 0:
+            want = wants[-1]
         history = self._history(want.count)
         count, reason = self._held(want, history, state_panic_s, panic=panic is not None)
         count, limit = self._limited(count)
@@ -212,7 +215,7 @@ class _Decider:
     # --- wants ------------------------------------------------------------------------
 
     def _proactive(self, found: Capacity | None) -> _Want:
-        expected = max(self._stable * self._growth.ratio, self._fast)
+        expected = max(self._stable, self._fast * self._growth.ratio)
         table = self._day.expected(self._inputs.unix_s, self._inputs.startup_s)
         self._numbers |= {"growth_ratio": self._growth.ratio, "day_table_rows_per_s": table}
         rate = max(expected, table) if table or not self._is_idle else 0.0

@@ -1,0 +1,211 @@
+"""One decision at a time: what is wanted, what bounds it, and what it says."""
+
+from dataclasses import replace
+from itertools import pairwise
+from math import inf
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.autoscaler.core.loads import PROFILE, UNIX_S, kind
+from tideserve.autoscaler.core.decision import Decision
+from tideserve.autoscaler.core.load import Load
+from tideserve.autoscaler.core.policy import Inputs, PolicyState, decide
+from tideserve.autoscaler.core.settings import (
+    ModelPolicy,
+    Schedule,
+    StepLimits,
+    Trigger,
+)
+
+IDLE = Load(0.0, succeeded=10.0, rows=10.0, profile=PROFILE)
+
+
+def inputs(present: int = 1, **changes: object) -> Inputs:
+    values: dict[str, object] = {
+        "ready": present,
+        "starting": 0,
+        "load": IDLE,
+        "startup_s": 0.5,
+        "unix_s": UNIX_S,
+        "latency_target_s": 0.4,
+        **changes,
+    }
+    return Inputs(**values)  # type: ignore[arg-type]
+
+
+def looks(policy: ModelPolicy, *given_: Inputs, every_s: float = 1.0) -> list[Decision]:
+    """Decisions of one look after the other; loads are of the moment they are given."""
+    state, now_s, found = PolicyState(), 0.0, []
+    for one in given_:
+        if one.load is not None:
+            one = replace(one, load=replace(one.load, at_s=now_s))
+        state, decision = decide(state, one, now_s, policy)
+        found.append(decision)
+        now_s += every_s
+    return found
+
+
+def test_without_load_the_minimum_stays() -> None:
+    last = looks(ModelPolicy(min_replicas=1, idle_s=5.0), *[inputs()] * 20)[-1]
+    assert (last.desired, last.limited_by) == (1, "min: 1")
+    assert kind(last) == "idle for 19 s"
+
+
+def test_a_version_that_was_never_ready_is_started_once_even_with_min_0() -> None:
+    policy = ModelPolicy(min_replicas=0, idle_s=1.0)
+    new = inputs(0, was_ready=False, load=Load(0.0))
+    assert {d.desired for d in looks(policy, *[new] * 10)} == {1}
+    assert looks(policy, *[new] * 3, *[inputs(1)] * 10)[-1].desired == 0
+
+
+def test_a_held_request_wakes_a_model_at_zero() -> None:
+    policy = ModelPolicy(min_replicas=0, idle_s=2.0)
+    held = inputs(0, load=replace(IDLE, arrivals=1.0, queued_requests=1, queued_rows=1))
+    *_, before, woken = looks(policy, *[inputs(0)] * 5, held)
+    assert before.desired == 0
+    assert woken.desired == 1
+
+
+def test_a_trigger_counts_by_maximum_and_stays_at_its_last_word_without_data() -> None:
+    policy = ModelPolicy(triggers=(Trigger("jobs", "q", 10.0),))
+    with_data = inputs(triggers={"jobs": 35.0})
+    first, *_, last = looks(policy, with_data, *[inputs(4)] * 30)
+    assert (first.desired, first.reason) == (4, "trigger jobs: 35 of 10 a replica")
+    assert last.desired == 4
+    assert last.inputs.get("trigger_jobs") is None
+    assert looks(policy, with_data, *[inputs(4, triggers={"jobs": 5.0})] * 40)[-1].desired == 1
+
+
+def test_a_schedule_is_a_minimum_while_it_lasts() -> None:
+    # 2023-11-14 22:13:20 UTC.
+    policy = ModelPolicy(schedules=(Schedule("0 22 * * *", 3600.0, 5),))
+    assert looks(policy, inputs())[0].desired == 5
+    assert looks(policy, inputs(unix_s=UNIX_S + 3600.0))[0].desired == 1
+
+
+def test_a_pin_goes_before_everything_but_the_maximum() -> None:
+    policy = ModelPolicy(min_replicas=2, max_replicas=4)
+    assert [d.desired for d in looks(policy, *(inputs(2, pin=pin) for pin in (0, 3, 9)))] == [
+        0,
+        3,
+        4,
+    ]
+    pinned = looks(policy, inputs(2, pin=3, load=None))[0]
+    assert (pinned.desired, pinned.limited_by) == (3, "pinned")
+
+
+def test_steps_are_limited_up_and_down() -> None:
+    policy = ModelPolicy(
+        min_replicas=0,
+        max_replicas=20,
+        steps=StepLimits(up=2, down=1, per_s=10.0),
+        hold_s=0.0,
+        triggers=(Trigger("t", "q", 1.0),),
+    )
+    up = looks(policy, *[inputs(1, triggers={"t": 9.0})] * 12)
+    assert [d.desired for d in up][:3] == [3, 3, 3]
+    assert up[1].limited_by == "steps.up: 2 in 10 s"
+    assert up[11].desired == 5
+    down = looks(policy, inputs(9, triggers={"t": 9.0}), *[inputs(9, triggers={"t": 1.0})] * 12)
+    assert down[5].desired == 8
+    assert down[5].limited_by == "steps.down: 1 in 10 s"
+
+
+def test_drops_are_panic_also_where_capacity_seems_enough() -> None:
+    first = replace(IDLE, arrivals=10.0)
+    then = replace(IDLE, arrivals=14.0, rejected=4.0)
+    *_, last = looks(ModelPolicy(), inputs(1, load=first), inputs(1, load=then))
+    assert last.desired == 2
+    assert "4 requests dropped" in last.reason
+
+
+def test_without_a_profile_a_slow_queue_adds_one_at_a_time() -> None:
+    blind = replace(IDLE, profile=(), queued_requests=5, queued_rows=5, oldest_age_s=2.0)
+    found = looks(ModelPolicy(), *[inputs(1, load=blind)] * 4, *[inputs(2, load=blind)] * 12)
+    counts = [d.desired for d in found]
+    # Start-up and 4 s later it may be seen whether one more was enough.
+    assert counts[:6] == [2, 2, 2, 2, 2, 3]
+    assert max(counts) == 3
+    assert all(b - a <= 1 for a, b in pairwise(counts))
+
+
+def test_every_number_of_a_decision_is_told() -> None:
+    told = looks(ModelPolicy(), inputs(), inputs())[-1].inputs
+    assert told.keys() >= {
+        "ready",
+        "starting",
+        "startup_s",
+        "queued_rows",
+        "rows_per_s_20s",
+        "rows_per_s_4s",
+        "rows_per_request",
+        "capacity_rows_per_s",
+        "growth_ratio",
+        "idle_s",
+    }
+    assert all(abs(value) < inf for value in told.values())
+
+
+LOADS = st.builds(
+    Load,
+    at_s=st.just(0.0),
+    arrivals=st.floats(0, 1e6),
+    rejected=st.floats(0, 1e3),
+    expired=st.floats(0, 1e3),
+    succeeded=st.floats(0, 1e6),
+    failed=st.floats(0, 1e3),
+    rows=st.floats(0, 1e6),
+    queued_requests=st.integers(0, 10_000),
+    queued_rows=st.integers(0, 100_000),
+    leased_requests=st.integers(0, 100),
+    oldest_age_s=st.floats(0, 1e4),
+    profile=st.sampled_from([(), PROFILE, ((1, 1e-6),), ((1, 100.0), (64, 1e4))]),
+)
+INPUTS = st.builds(
+    Inputs,
+    ready=st.integers(0, 12),
+    starting=st.integers(0, 12),
+    load=st.none() | LOADS,
+    startup_s=st.floats(0, 1000),
+    unix_s=st.floats(0, 2e9),
+    was_ready=st.booleans(),
+    latency_target_s=st.none() | st.floats(1e-6, 100),
+    triggers=st.dictionaries(st.just("t"), st.floats(0, 100)),
+    pin=st.none(),
+)
+
+
+@given(
+    st.lists(st.tuples(INPUTS, st.floats(0.01, 20.0)), min_size=1, max_size=15),
+    st.integers(0, 5),
+    st.integers(0, 5),
+)
+def test_s1_s2_whatever_comes_desired_is_within_bounds_and_no_data_changes_nothing(
+    given_: list[tuple[Inputs, float]], least: int, more: int
+) -> None:
+    policy = ModelPolicy(
+        min_replicas=least, max_replicas=least + more, triggers=(Trigger("t", "q", 1.0),)
+    )
+    state, now_s = PolicyState(), 0.0
+    for one, after_s in given_:
+        now_s += after_s
+        if one.load is not None:
+            one = replace(one, load=replace(one.load, at_s=now_s))
+        before = state.desired
+        state, decision = decide(state, one, now_s, policy)
+        assert least <= decision.desired <= least + more
+        assert decision.reason
+        if one.load is None and before is not None:
+            assert decision.desired == before
+        assert len(state.wants) <= 512
+        assert len(state.changes) <= 512
+
+
+@pytest.mark.parametrize("age_s", [5.1, 100.0])
+def test_s2_a_stale_load_is_no_data(age_s: float) -> None:
+    state, _ = decide(PolicyState(), inputs(3), 0.0, ModelPolicy())
+    _, decision = decide(state, inputs(3), age_s, ModelPolicy())
+    assert decision.reason == "no data: nothing changes"
+    assert decision.desired == 3
