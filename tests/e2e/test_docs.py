@@ -24,8 +24,15 @@ ROOT: Final = Path(__file__).parents[2]
 PAGES: Final = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 ADDRESS: Final = "localhost:8001"
 # What CI runs by itself: a fresh clone, and containers.
-COVERED_BY_CI: Final = {"make serve", "make test", "make check", "make bench", "make bench-setup"}
-COVERED_PROGRAMS: Final = {"docker"}
+COVERED_BY_CI: Final = {
+    "make serve",
+    "make demo",
+    "make test",
+    "make check",
+    "make bench",
+    "make bench-setup",
+}
+COVERED_PROGRAMS: Final = {"docker", "export"}
 PAIR_CONFIG: Final = """
 backend: "python"
 max_batch_size: 8
