@@ -1,13 +1,15 @@
 """`python -m examples.demo`: starts a server, drives the load, checks every answer.
 
 Ends with a summary, a picture and a JSON file; with exit code 1 where a call failed, an answer
-was wrong, or replicas did not follow. `--autoscaler FILE` takes another autoscaler file, such as
-one with the docker launcher.
+was wrong, or replicas did not follow. `--containers IMAGE` has them run as containers of the local
+Docker Engine (`.ci/engine` makes the image), reached by the address of its bridge.
 """
 
 import argparse
 import asyncio
 import json
+import socket
+import subprocess
 import sys
 import tempfile
 import time
@@ -44,8 +46,9 @@ def main() -> int:
             return 1
     found = figures(moments, load.answers, PHASES)
     options.out.mkdir(parents=True, exist_ok=True)
+    what = "replicas as containers" if options.containers else "replicas as processes"
     note = (
-        f"make demo, {time.strftime('%Y-%m-%d')}: digits model behind a stand-in that sleeps "
+        f"make demo, {time.strftime('%Y-%m-%d')}, {what}: digits model behind a stand-in that sleeps "
         f"10 ms a row and 20 ms a batch; {found.requests} requests, {found.failed} failed"
     )
     picture.draw(moments, PHASES, repository.TARGET_S, note, options.out / "demo.png")
@@ -73,12 +76,20 @@ def main() -> int:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Replicas that follow a scripted load.")
     parser.add_argument("--out", type=Path, default=Path(".cache/demo"), help="folder for results")
-    parser.add_argument("--autoscaler", type=Path, help="another autoscaler file")
-    parser.add_argument("--models", type=Path, help="where the model repository is written")
-    parser.add_argument(
-        "--serve", nargs=argparse.REMAINDER, default=[], help="more options of tideserve serve"
-    )
+    parser.add_argument("--containers", metavar="IMAGE", help="replicas as containers of it")
     return parser.parse_args()
+
+
+def _for_containers(image: str, folder: Path, models: Path, autoscaler: Path) -> list[str]:
+    """Writes the launcher into the file; the options of `serve` that go with it."""
+    folder.chmod(0o755)  # containers run as another user
+    command = ["docker", "network", "inspect", "bridge", "-f", "{{(index .IPAM.Config 0).Gateway}}"]
+    bridge = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        port = found.getsockname()[1]
+    with autoscaler.open("a", encoding="utf-8") as file:
+        file.write(repository.containers(image, f"{bridge}:{port}", models))
+    return ["--host=0.0.0.0", f"--grpc-port={port}"]
 
 
 async def _run(server: Running, console: Console) -> tuple[list[Moment], Load]:

@@ -32,6 +32,18 @@ models:
 """
 
 
+def containers(image: str, frontend_address: str, models: Path) -> str:
+    """What the file says besides, for replicas as containers that are made ahead."""
+    return f"""\
+launcher:
+  docker:
+    image: {image}
+    frontend_address: {frontend_address}
+    models_source: {models}
+prepared: 2
+"""
+
+
 def write(folder: Path) -> tuple[Path, Path]:
     """The repository and the autoscaler file."""
     repository = folder / "models"

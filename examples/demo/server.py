@@ -35,12 +35,13 @@ class Running:
 def serving(
     repository: Path, autoscaler: Path, folder: Path, options: Sequence[str] = ()
 ) -> Iterator[Running]:
-    """From the ready line to a graceful stop. Raises `DemoFailed`."""
+    """From the ready line to a graceful stop. `options` name the gRPC port, if not any free
+    one. Raises `DemoFailed`."""
     state, log, out = folder / "run", folder / "server.log", folder / "server.out"
     state.mkdir(mode=0o700)
     command = [
         *(sys.executable, "-m", "tideserve.cli", "serve", str(repository)),
-        *("--grpc-port=0", "--http-port=0", f"--autoscaler={autoscaler}", *options),
+        *("--http-port=0", f"--autoscaler={autoscaler}", *(options or ("--grpc-port=0",))),
     ]
     with log.open("wb") as log_file, out.open("wb") as out_file:
         process = subprocess.Popen(
@@ -54,7 +55,7 @@ def serving(
         ready = _wait_ready(process, out, log)
         port = ready[1].rpartition(":")[2]
         token = (state / "tideserve" / f"token-{port}").read_text(encoding="utf-8").strip()
-        yield Running(ready[1], ready[2], token, log)
+        yield Running(f"127.0.0.1:{port}", ready[2], token, log)
         process.send_signal(signal.SIGTERM)
         code = process.wait(STOP_TIMEOUT_S)
         if code != 0:

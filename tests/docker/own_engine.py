@@ -9,6 +9,8 @@ import psutil
 
 from tests.autoscaler.waiting import eventually
 
+_HOST, _ENGINE = "10.213.77.1", "10.213.77.2"
+
 
 class OwnEngine:
     """Owns one dockerd, in a network of its own: one without a bridge takes away the bridge of
@@ -49,6 +51,23 @@ class OwnEngine:
                 start_new_session=True,
             )
         eventually(self._answers, timeout_s=30)
+
+    def reach_host(self) -> str:
+        """Joins its network with this machine's, anew after each start; this machine's address
+        there. Containers on the engine's own network ("host") reach it."""
+        host, engine = f"tsh{os.getpid()}", f"tse{os.getpid()}"
+        inside = ("nsenter", f"--target={self.pid}", "--net")
+        # The one of an earlier start goes only with the last process of that network.
+        subprocess.run(["ip", "link", "delete", host], check=False, capture_output=True)
+        for command in (
+            ("ip", "link", "add", host, "type", "veth", "peer", engine, "netns", str(self.pid)),
+            ("ip", "address", "add", f"{_HOST}/30", "dev", host),
+            ("ip", "link", "set", host, "up"),
+            (*inside, "ip", "address", "add", f"{_ENGINE}/30", "dev", engine),
+            (*inside, "ip", "link", "set", engine, "up"),
+        ):
+            subprocess.run(command, check=True, capture_output=True)
+        return _HOST
 
     def stop(self) -> None:
         """As a machine's init system stops it: it ends its containers first."""
@@ -94,6 +113,9 @@ class OwnEngine:
         """Ends it with all its containers, whatever state it is in."""
         if self._process is None:
             return
+        subprocess.run(
+            ["ip", "link", "delete", f"tsh{os.getpid()}"], check=False, capture_output=True
+        )
         if self._process.poll() is None:
             self.send(signal.SIGCONT)
             if names := self.docker("ps", "--all", "--quiet").split():

@@ -7,6 +7,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 from examples.demo import repository
 from examples.demo.load import Load
 from examples.demo.scenario import Phase, arrivals, duration_s
+from tests.docker.own_engine import OwnEngine
 from tests.e2e.processes import autoscaler_of
 from tests.e2e.server import Server, wait_until
 from tideserve.v1.control_pb2 import READY
@@ -26,10 +28,11 @@ MODEL = repository.MODEL
 
 @dataclass(frozen=True, slots=True)
 class Elastic:
-    """A server and the mark of its containers."""
+    """A server, the mark of its containers, and the engine that runs them ("": the default)."""
 
     server: Server
     owner: str
+    engine_url: str = ""
 
     def ready(self) -> int:
         replicas = self.server.snapshot().replicas
@@ -39,45 +42,36 @@ class Elastic:
         return {replica.id for replica in self.server.snapshot().replicas}
 
     def containers(self, *options: str) -> list[str]:
-        listed = subprocess.run(
-            [
-                *("docker", "ps", "--all", f"--filter=label=tideserve.owner={self.owner}"),
-                *("--format={{.Names}}", *options),
-            ],
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-        return listed.stdout.split()
+        label = f"--filter=label=tideserve.owner={self.owner}"
+        return self.docker("ps", "--all", label, "--format={{.Names}}", *options).split()
+
+    def docker(self, *arguments: str) -> str:
+        host = [f"--host={self.engine_url}"] if self.engine_url else []
+        command = ["docker", *host, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
-@pytest.fixture
-def elastic(image: str, bridge_address: str, tmp_path: Path) -> Iterator[Elastic]:
-    """With one standby container and one prepared one."""
+@contextmanager
+def serving(
+    state: Path, host: str, launcher: str, *, engine_url: str = "", least: int = 0
+) -> Iterator[Elastic]:
+    """With one standby container and one prepared one; containers reach it at `host`."""
     # Containers run as another user, who has to get at the models.
     folder = Path(tempfile.mkdtemp(prefix="tideserve-docker-"))
     folder.chmod(0o755)
     models, _ = repository.write(folder)
     with socket.create_server(("127.0.0.1", 0)) as found:
         port = found.getsockname()[1]
-    owner = f"{tmp_path.name}-{port}"
-    file = tmp_path / "autoscaler.yaml"
+    owner = f"{state.name}-{port}"
+    file = folder / "autoscaler.yaml"
+    text = repository.AUTOSCALER.replace("min: 0", f"min: {least}")
+    section = f"frontend_address: {host}:{port}, models_source: {models}, owner: {owner}"
     file.write_text(
-        repository.AUTOSCALER
-        + f"""
-launcher:
-  docker:
-    image: {image}
-    frontend_address: {bridge_address}:{port}
-    models_source: {models}
-    owner: {owner}
-prepared: 1
-""",
-        encoding="utf-8",
+        f"{text}\nlauncher: {{docker: {{{section}, {launcher}}}}}\nprepared: 1\n", encoding="utf-8"
     )
-    server = Server(models, tmp_path / "state", (f"--autoscaler={file}", "--host=0.0.0.0"))
+    server = Server(models, state, (f"--autoscaler={file}", "--host=0.0.0.0"))
     server.grpc_port = port
-    elastic = Elastic(server, owner)
+    elastic = Elastic(server, owner, engine_url)
     try:
         server.start()
         server.wait_ready()
@@ -87,8 +81,24 @@ prepared: 1
         shutil.rmtree(folder)
         left = elastic.containers()
         if left:
-            subprocess.run(["docker", "rm", "--force", *left], check=True, capture_output=True)
+            elastic.docker("rm", "--force", *left)
     assert left == [], "a stopped server leaves no container"
+
+
+@pytest.fixture
+def elastic(image: str, bridge_address: str, tmp_path: Path) -> Iterator[Elastic]:
+    """On the default engine."""
+    with serving(tmp_path / "state", bridge_address, f"image: '{image}'") as elastic:
+        yield elastic
+
+
+@pytest.fixture
+def restartable(image: str, own_engine: OwnEngine, tmp_path: Path) -> Iterator[Elastic]:
+    """On an engine that may be stopped; at least two replicas."""
+    launcher = f"image: '{image}', network: host, engine_url: '{own_engine.url}'"
+    host = own_engine.reach_host()
+    with serving(tmp_path / "state", host, launcher, engine_url=own_engine.url, least=2) as elastic:
+        yield elastic
 
 
 def test_containers_follow_the_load_through_deaths_of_the_autoscaler(elastic: Elastic) -> None:
@@ -118,6 +128,35 @@ def test_containers_follow_the_load_through_deaths_of_the_autoscaler(elastic: El
     # What runs is what the frontend knows: no orphans, no duplicates.
     running = "--filter=status=running"
     wait_until(lambda: set(elastic.containers(running)) == elastic.known(), 30, lambda: server.log)
+
+
+def test_an_engine_that_stops_and_starts_under_load_costs_no_call(
+    restartable: Elastic, own_engine: OwnEngine
+) -> None:
+    """A stopping engine ends its containers: calls wait, within their 20 s, for new ones."""
+    server = restartable.server
+    phases = (Phase("steady", 16.0, 30.0),)
+    load = Load(server.address)
+
+    async def restart() -> None:
+        await asyncio.sleep(3.0)
+        await asyncio.to_thread(own_engine.stop)
+        await asyncio.to_thread(wait_until, lambda: restartable.ready() == 0, 10)
+        await asyncio.sleep(1.0)
+        await asyncio.to_thread(own_engine.start)
+        own_engine.reach_host()
+        await asyncio.to_thread(wait_until, lambda: restartable.ready() >= 2, 20)
+
+    asyncio.run(both(load, phases, restart()))
+    assert load.answers.failures == {}
+    assert len(load.answers.latencies) > 350
+    assert "what runs goes on, the engine is asked again" in server.log
+    running = "--filter=status=running"
+    wait_until(
+        lambda: set(restartable.containers(running)) == restartable.known(),
+        30,
+        lambda: server.log,
+    )
 
 
 async def both(load: Load, phases: tuple[Phase, ...], during: Awaitable[None]) -> None:

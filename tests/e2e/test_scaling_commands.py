@@ -108,3 +108,52 @@ def test_the_autoscaler_exports_its_decisions(server: Server, tmp_path: Path) ->
     (log,) = server.state.glob("tideserve/replicas-*/decisions.jsonl")
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     assert lines[: len(decisions)] == decisions
+
+
+def autoscale(server: Server, file: Path, *options: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [
+            *(sys.executable, "-m", "tideserve.cli", "autoscale", str(file)),
+            *("--address", server.address, "--state-dir", str(server.state / "other"), *options),
+        ],
+        env={**server.environment, "TIDESERVE_TOKEN": server.token},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_explain_tells_the_next_decision_with_its_numbers_and_changes_nothing(
+    server: Server, tmp_path: Path
+) -> None:
+    file = tmp_path / "other.yaml"
+    file.write_text("defaults: {min: 3}")
+    before = {replica.id for replica in server.snapshot().replicas}
+    said = autoscale(server, file, "--explain")
+    assert said.returncode == 0, said.stderr
+    assert f"model '{MODEL}' version 1: desired 3" in said.stdout
+    assert "limited by  min: 3" in said.stdout
+    assert "capacity_rows_per_s" in said.stdout
+    assert {replica.id for replica in server.snapshot().replicas} >= before
+    assert model_status(server)["limited_by"] != "min: 3"
+
+
+def test_a_wrong_file_ends_with_2_and_its_mistakes(server: Server, tmp_path: Path) -> None:
+    file = tmp_path / "wrong.yaml"
+    file.write_text("modles: {}")
+    said = autoscale(server, file, "--dry-run")
+    assert (said.returncode, "did you mean models?" in said.stderr) == (2, True)
+
+
+def test_the_schema_is_one_for_editors() -> None:
+    said = subprocess.run(
+        [sys.executable, "-m", "tideserve.cli", "autoscale", "--schema"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    schema = json.loads(said.stdout)
+    assert schema["properties"].keys() >= {"models", "defaults", "devices", "source", "launcher"}
+    assert schema["additionalProperties"] is False
