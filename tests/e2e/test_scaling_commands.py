@@ -134,9 +134,32 @@ def test_explain_tells_the_next_decision_with_its_numbers_and_changes_nothing(
     assert said.returncode == 0, said.stderr
     assert f"model '{MODEL}' version 1: desired 3" in said.stdout
     assert "limited by  min: 3" in said.stdout
-    assert "capacity_rows_per_s" in said.stdout
+    assert "rows_per_s_20s" in said.stdout
     assert {replica.id for replica in server.snapshot().replicas} >= before
     assert model_status(server)["limited_by"] != "min: 3"
+
+
+def test_a_dry_run_tells_and_changes_nothing(server: Server, tmp_path: Path) -> None:
+    file = tmp_path / "other.yaml"
+    file.write_text("defaults: {min: 3}")
+    log = tmp_path / "log"
+    with log.open("wb") as stderr:
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "tideserve.cli", "autoscale", str(file), "--dry-run"),
+                *("--address", server.address, "--state-dir", str(tmp_path / "state")),
+            ],
+            env={**server.environment, "TIDESERVE_TOKEN": server.token},
+            stderr=stderr,
+        )
+    try:
+        wait_until(lambda: "desired 3" in log.read_text(), 20, log.read_text)
+        assert model_status(server)["limited_by"] != "min: 3"
+    finally:
+        process.terminate()
+        assert process.wait(20) == 0
+    assert "a newer autoscaler" not in server.log
+    assert not (tmp_path / "state").exists()
 
 
 def test_a_wrong_file_ends_with_2_and_its_mistakes(server: Server, tmp_path: Path) -> None:

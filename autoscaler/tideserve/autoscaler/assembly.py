@@ -4,14 +4,12 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Final, Protocol
-
-import grpc
 
 from tideserve.autoscaler.config import AutoscalerFile, DockerLauncherSection
 from tideserve.autoscaler.core.decision import Decision, Policy
@@ -66,12 +64,13 @@ def run(plan: Plan) -> Ending:
     wake = Wake()
     with ExitStack() as parts:
         channel = parts.enter_context(closing(open_channel(plan.frontend)))
+        # Generation 0 only reads: with a dry run, whoever scales goes on.
+        frontend = replace(plan.frontend, generation=0) if plan.dry_run else plan.frontend
         launcher = _launcher(plan, wake.ring)
-        watch = FrontendWatch(channel, plan.frontend, on_change=wake.ring)
+        watch = FrontendWatch(channel, frontend, on_change=wake.ring)
         samples, open_samples = _samples(plan, watch)
         metrics = AutoscalerMetrics(_cost_of(plan))
         journal = DecisionLog(plan.state_dir / "decisions.jsonl", metrics)
-        frontend = plan.frontend
         if not plan.dry_run:
             launcher.open()
             parts.callback(launcher.close)
@@ -122,7 +121,7 @@ def next_decisions(plan: Plan) -> dict[ModelKey, Decision]:
     """What the policy says after some looks at a running frontend; acts on nothing. Raises
     `FrontendError`."""
     looks = Wake()
-    with _reader(plan) as channel:
+    with closing(open_channel(plan.frontend)) as channel:
         # Generation 0 only reads: whoever scales goes on.
         frontend = replace(plan.frontend, generation=0)
         watch = FrontendWatch(channel, frontend, on_change=looks.ring)
@@ -182,15 +181,6 @@ class _WatchSamples:
 
     def close(self) -> None:
         """Owns nothing."""
-
-
-@contextmanager
-def _reader(plan: Plan) -> Iterator[grpc.Channel]:
-    channel = open_channel(plan.frontend)
-    try:
-        yield channel
-    finally:
-        channel.close()
 
 
 def _launcher(plan: Plan, on_exit: Callable[[], None]) -> _OpenLauncher:

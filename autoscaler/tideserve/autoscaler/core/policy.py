@@ -59,7 +59,8 @@ class Inputs:
 
 @dataclass(frozen=True, slots=True)
 class PolicyState:
-    """What is remembered of one model version. Times are the caller's `now_s`."""
+    """What is remembered of one model version. Times are the caller's `now_s`. `held` is what
+    was wanted after the hold, before limits."""
 
     window: LoadWindow = field(default_factory=LoadWindow)
     growth: Growth = field(default_factory=Growth)
@@ -67,6 +68,7 @@ class PolicyState:
     gains: Gains = field(default_factory=Gains)
     wants: tuple[tuple[float, int], ...] = ()
     changes: tuple[tuple[float, int], ...] = ()
+    held: int | None = None
     desired: int | None = None
     decision: Decision | None = None
     panic_until_s: float = 0.0
@@ -145,6 +147,7 @@ class _Decider:
             want = wants[-1]
         history = self._history(want.count)
         count, reason = self._held(want, history, state_panic_s, panic=panic is not None)
+        held = count
         count, limit = self._limited(count)
         if self._inputs.pin is not None:
             count, limit = min(self._inputs.pin, policy.max_replicas), "pinned"
@@ -164,6 +167,7 @@ class _Decider:
                 gains=self._gains,
                 wants=history,
                 changes=changes,
+                held=held,
                 desired=count,
                 decision=decision,
                 panic_until_s=state_panic_s,
@@ -339,7 +343,7 @@ class _Decider:
         self, want: _Want, history: tuple[tuple[float, int], ...], panic_s: float, *, panic: bool
     ) -> tuple[int, str]:
         """Up at once; down only to the most wanted in the last H, by one only after 2 H."""
-        last = self._state.desired if self._state.desired is not None else self._inputs.present
+        last = self._state.held if self._state.held is not None else self._inputs.present
         if want.count >= last:
             return want.count, want.reason
         if panic or self._now_s < panic_s:
