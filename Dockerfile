@@ -50,9 +50,9 @@ COPY examples/autoscaler/processes.yaml /etc/tideserve/autoscaler.yaml
 USER 10001:10001
 WORKDIR /var/lib/tideserve
 EXPOSE 8001 8002 8003
-# ServerReady over gRPC. A server on another port or behind TLS: docs/docker.md.
+# grpc.health.v1. A server on another port or behind TLS: docs/docker.md.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
-    CMD ["tideserve", "health"]
+    CMD ["tideserve", "health", "--live"]
 ENTRYPOINT ["tini", "--", "tideserve"]
 # Another file: mount it there. A fixed count: --replicas N in place of --autoscaler FILE.
 CMD ["serve", "/models", "--host", "0.0.0.0", "--autoscaler", "/etc/tideserve/autoscaler.yaml"]

@@ -47,7 +47,7 @@ def container(image: str, tmp_path: Path) -> Iterator[str]:
 def test_the_image_runs_without_root_and_is_asked_for_its_health(image: str) -> None:
     config = inspect(image)["Config"]
     assert config["User"] == "10001:10001"
-    assert config["Healthcheck"]["Test"] == ["CMD", "tideserve", "health"]
+    assert config["Healthcheck"]["Test"] == ["CMD", "tideserve", "health", "--live"]
     assert config["Entrypoint"] == ["tini", "--", "tideserve"]
     assert config["Cmd"][:4] == ["serve", "/models", "--host", "0.0.0.0"]
     assert config["Cmd"][4:] == ["--autoscaler", "/etc/tideserve/autoscaler.yaml"]

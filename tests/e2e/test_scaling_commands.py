@@ -1,5 +1,6 @@
 """`tideserve status`, `scale` and `logs` on a server that scales, and the autoscaler's HTTP."""
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 from examples.demo import repository
 from tests.e2e.running import running
 from tests.e2e.server import Server, wait_until
+from tideserve.client.aio import Client as AsyncClient
 
 pytestmark = pytest.mark.e2e
 
@@ -180,3 +182,17 @@ def test_the_schema_is_one_for_editors() -> None:
     schema = json.loads(said.stdout)
     assert schema["properties"].keys() >= {"models", "defaults", "devices", "source", "launcher"}
     assert schema["additionalProperties"] is False
+
+
+def test_health_by_grpc_health_is_of_the_server_whatever_its_models_are(server: Server) -> None:
+    said = tideserve(server, "health", "--live")
+    assert (said.returncode, said.stdout.strip()) == (0, f"{server.address}: serving")
+    assert tideserve(server, "health", "--live", "--model", MODEL).returncode == 0
+    unknown = tideserve(server, "health", "--live", "--model", "nothing")
+    assert (unknown.returncode, "nothing" in unknown.stderr) == (1, True)
+
+    async def ask() -> bool:
+        async with AsyncClient(server.address) as client:
+            return await client.is_healthy()
+
+    assert asyncio.run(ask())

@@ -22,6 +22,9 @@ def health(
     address: Address = ADDRESS,
     model: Annotated[str, typer.Option(help="This model instead of the whole server.")] = "",
     version: ModelVersion = "",
+    live: Annotated[
+        bool, typer.Option("--live", help="Only whether it serves at all, by grpc.health.v1.")
+    ] = False,
     wait: Annotated[
         float, typer.Option(help="Seconds to wait for it to become ready.", min=0.0)
     ] = 0.0,
@@ -37,9 +40,13 @@ def health(
     ) as client:
         if wait > 0:
             client.wait_ready(wait, model or None, version)
-        ready = client.is_model_ready(model, version) if model else client.is_ready()
+        if live:
+            ready = client.is_healthy(model)
+        else:
+            ready = client.is_model_ready(model, version) if model else client.is_ready()
     if json:
         write_json({"address": address, "model": model or None, "ready": ready})
     else:
-        typer.echo(f"{model or address}: {'ready' if ready else 'not ready'}")
+        what = "serving" if live else "ready"
+        typer.echo(f"{model or address}: {what if ready else f'not {what}'}")
     raise typer.Exit(OK if ready else REFUSED)

@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError, Message
 from tideserve.client import views
 from tideserve.client.errors import InvalidArgument, InvalidResponse
 from tideserve.client.inference import InferOptions, outputs_of, request_of
-from tideserve.v1 import control_pb2, inference_pb2
+from tideserve.v1 import control_pb2, health_pb2, inference_pb2
 from tideserve.v1.methods import CONTROL_SERVICE, INFERENCE_SERVICE
 
 if TYPE_CHECKING:
@@ -195,6 +195,16 @@ def unload(model: str) -> Operation[None]:
 def replicas() -> Operation[tuple[views.ReplicaInfo, ...]]:
     """Read from the first snapshot of a Watch."""
     return Operation(WATCH, control_pb2.WatchRequest(), control_pb2.Snapshot, views.replicas_of)
+
+
+def health(service: str) -> Operation[bool]:
+    return Operation(
+        "/grpc.health.v1.Health/Check",
+        health_pb2.HealthCheckRequest(service=service),
+        health_pb2.HealthCheckResponse,
+        lambda message: bool(message.status == health_pb2.HealthCheckResponse.SERVING),
+        service,
+    )
 
 
 def status() -> Operation[views.ServerStatus]:

@@ -162,6 +162,11 @@ class Client:
         """Whether every model that must be ready is."""
         return await self._call(operations.server_ready(), timeout_s)
 
+    async def is_healthy(self, service: str = "", *, timeout_s: float | None = None) -> bool:
+        """What `grpc.health.v1` says of the server (SERVING as long as it takes calls), or of a
+        model. Raises `NotFound` for a model that is not there."""
+        return await self._call(operations.health(service), timeout_s)
+
     async def is_model_ready(
         self, model: str, version: str = "", *, timeout_s: float | None = None
     ) -> bool:
