@@ -36,9 +36,12 @@ def main() -> int:
     console = Console()
     with tempfile.TemporaryDirectory(prefix="tideserve-demo-") as name:
         folder = Path(name)
-        models, autoscaler = repository.write(options.models or folder)
+        models, autoscaler = repository.write(folder)
+        more: list[str] = []
+        if options.containers:
+            more = for_containers(options.containers, folder, models, autoscaler)
         try:
-            with serving(models, options.autoscaler or autoscaler, folder, options.serve) as server:
+            with serving(models, autoscaler, folder, more) as server:
                 console.print(f"serving at {server.address}; {duration_s(PHASES):.0f} s of load")
                 moments, load = asyncio.run(_run(server, console))
         except DemoFailed as error:
@@ -80,7 +83,7 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _for_containers(image: str, folder: Path, models: Path, autoscaler: Path) -> list[str]:
+def for_containers(image: str, folder: Path, models: Path, autoscaler: Path) -> list[str]:
     """Writes the launcher into the file; the options of `serve` that go with it."""
     folder.chmod(0o755)  # containers run as another user
     command = ["docker", "network", "inspect", "bridge", "-f", "{{(index .IPAM.Config 0).Gateway}}"]

@@ -31,6 +31,7 @@ class FakeControl:
         self.announced_state: control_pb2.ReplicaState = control_pb2.READY
         self.on_drain: Callable[[str], None] = lambda _: None
         self.fail_next: list[grpc.StatusCode] = []
+        self.takes_decisions = True
         self._watchers: list[queue.SimpleQueue[control_pb2.Snapshot | None]] = []
         self._server = grpc.server(ThreadPoolExecutor(8))
         handlers = {}
@@ -104,7 +105,7 @@ class FakeControl:
                     model=replica.model_name,
                     version=replica.model_version,
                     generation=replica.generation,
-                    state=self.announced_state,
+                    state=self.announced_state if replica.model_name else control_pb2.STANDBY,
                     pid=1,
                     was_ready=self.announced_state == control_pb2.READY,
                 )
@@ -134,12 +135,21 @@ class FakeControl:
         self, request: control_pb2.AssignModelRequest, context: grpc.ServicerContext
     ) -> control_pb2.AssignModelResponse:
         self._admit("AssignModel", request, context)
+        with self.lock:
+            for replica in self.snapshot.replicas:
+                if replica.id == request.replica_id:
+                    replica.model, replica.version = request.model_name, request.model_version
+                    replica.generation = request.generation
+                    replica.state, replica.was_ready = control_pb2.READY, True
+        self.push()
         return control_pb2.AssignModelResponse()
 
     def ReportDecisions(
         self, request: control_pb2.ReportDecisionsRequest, context: grpc.ServicerContext
     ) -> control_pb2.ReportDecisionsResponse:
         self._admit("ReportDecisions", request, context)
+        if not self.takes_decisions:
+            context.abort(grpc.StatusCode.UNIMPLEMENTED, "no such method")
         return control_pb2.ReportDecisionsResponse()
 
     def ScaleModel(

@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,9 @@ QUICK = Rules(backoff=BackoffRules(first_s=0.01, max_s=0.02, give_up_after=3, gi
 class Autoscaler:
     """A loop with its parts, in a thread of the test."""
 
-    def __init__(self, frontend: FakeControl, folder: Path, order: str, generation: int) -> None:
+    def __init__(
+        self, frontend: FakeControl, folder: Path, order: str, generation: int, rules: Rules
+    ) -> None:
         settings = FrontendSettings(frontend.address, TOKEN, generation)
         wake = Wake()
         self.ending: Ending | None = None
@@ -53,7 +56,7 @@ class Autoscaler:
             FrontendControl(self._channel, settings),
             self._launcher,
             FixedCount(1),
-            LoopSettings(frontend.address, order, stop_timeout_s=3.0, rules=QUICK),
+            LoopSettings(frontend.address, order, stop_timeout_s=3.0, rules=rules),
             wake,
             life=generation,
             orphaned=lambda: self.orphaned,
@@ -90,8 +93,8 @@ def begin(frontend: FakeControl, tmp_path: Path) -> Iterator[Begin]:
     """Autoscalers on one folder; the last stop kills what is left."""
     begun: list[Autoscaler] = []
 
-    def begin_one(order: str = "pause") -> Autoscaler:
-        autoscaler = Autoscaler(frontend, tmp_path, order, generation=len(begun) + 1)
+    def begin_one(order: str = "pause", rules: Rules = QUICK) -> Autoscaler:
+        autoscaler = Autoscaler(frontend, tmp_path, order, len(begun) + 1, rules)
         begun.append(autoscaler)
         return autoscaler
 
@@ -195,6 +198,26 @@ def test_a_newer_autoscaler_adopts_the_replica_and_the_older_one_leaves(
         eventually(lambda: pids(tmp_path) == [])
     finally:
         again.stop()
+
+
+def test_a_standby_takes_the_place_of_a_replica_that_dies_and_is_replaced(
+    frontend: FakeControl, begin: Begin, tmp_path: Path
+) -> None:
+    begin(rules=replace(QUICK, standby=1))
+    eventually(lambda: len(pids(tmp_path)) == 2)
+    records = {path.stem: read_record(path) for path in (tmp_path / "state/records").iterdir()}
+    (spare,) = (name for name in records if name.startswith("standby-"))
+    (model,) = records.keys() - {spare}
+    of_model, of_spare = records[model], records[spare]
+    assert of_model is not None
+    assert of_spare is not None
+    os.kill(of_model.identity.pid, signal.SIGKILL)
+    (assign,) = eventually(lambda: frontend.said("AssignModel"))
+    assert (assign.replica_id, assign.model_name) == (spare, "digits")
+    eventually(lambda: len(pids(tmp_path)) == 2)
+    assert of_spare.identity.pid in pids(tmp_path)
+    newest = frontend.said("Announce")[-1]
+    assert [one.model_name for one in newest.replicas] == [""]
 
 
 def test_an_orphans_replica_lives_on(begin: Begin, tmp_path: Path) -> None:

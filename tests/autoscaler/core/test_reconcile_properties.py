@@ -1,5 +1,7 @@
 """Random histories: whatever happens to replicas, models and the frontend, S1-S4 hold."""
 
+from dataclasses import replace
+
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -16,7 +18,11 @@ from tideserve.autoscaler.core.actions import (
     Start,
 )
 from tideserve.autoscaler.core.fleet import Model, ModelKey, ReplicaState
+from tideserve.autoscaler.core.settings import Device
+from tideserve.autoscaler.core.state import Rules
 
+# Room for the most that is desired, 4 + 1 and 2 standbys, with one slot to spare.
+DEVICES = (Device("cpu", slots=5), Device("gpu:0", slots=3))
 OTHER = ModelKey("other", 2, "g1")
 PICK = st.integers(min_value=0, max_value=1000)
 
@@ -25,9 +31,12 @@ class Histories(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.world = World(
-            desired={DIGITS: 2, OTHER: 1}, models={DIGITS: Model(DIGITS), OTHER: Model(OTHER)}
+            desired={DIGITS: 2, OTHER: 1},
+            models={DIGITS: Model(DIGITS), OTHER: Model(OTHER)},
+            rules=Rules(standby=1, prepared=1, devices=DEVICES),
         )
         self.names: set[str] = set()
+        self.prepared: set[str] = set()
 
     # --- what happens -------------------------------------------------------------------
 
@@ -40,6 +49,7 @@ class Histories(RuleBasedStateMachine):
         serving = {
             name for name, replica in world.replicas.items() if replica.state is ReplicaState.READY
         }
+        joined = self._joined_standbys()
         actions = world.step(after_s)
         if world.away or world.stopping:
             assert not [
@@ -52,19 +62,20 @@ class Histories(RuleBasedStateMachine):
             if isinstance(action, Start) and action.key in world.state.failures:
                 assert world.now_s >= world.state.failures[action.key].not_before_s
         self._check_counts(actions)
+        self._check_standbys(actions, joined)
+        self._check_slots(actions)
         if not world.away:  # what is remembered is bounded by what there is
             over = {action.replica_id for action in actions if isinstance(action, Report)}
             known = world.replicas.keys() | world.instances.keys()
             assert world.state.records.keys() <= known | over
-            assert world.state.failures.keys() <= {DIGITS, OTHER}
+            assert world.state.failures.keys() <= {DIGITS, OTHER, None}
 
     def _check(self, action: Action, draining: set[str], serving: set[str]) -> None:
         match action:
             case Start():
                 assert action.replica_id not in self.names, "a name was used twice"
                 self.names.add(action.replica_id)
-                assert action.key is not None
-                assert self.world.models[action.key].wanted
+                assert action.key is None or self.world.models[action.key].wanted
             case Drain():
                 assert action.replica_id not in draining
             case Kill():  # S4: what serves is never killed
@@ -72,7 +83,12 @@ class Histories(RuleBasedStateMachine):
             case Report():
                 assert action.failed_starts >= 0
                 assert bool(action.give_up_reason) <= bool(action.cause)
-            case Announce() | Assign() | Prepare():
+            case Prepare():
+                assert action.replica_id not in self.names | self.prepared
+                self.prepared.add(action.replica_id)
+            case Assign():
+                assert self.world.models[action.key].wanted
+            case Announce():
                 pass
 
     def _check_counts(self, actions: list[Action]) -> None:
@@ -87,6 +103,52 @@ class Histories(RuleBasedStateMachine):
             ]
             assert len(capacity) <= self.world.desired[key]
 
+    def _check_standbys(self, actions: list[Action], joined: set[str]) -> None:
+        """A joined standby is not drained, and nothing new is started, while a model needs it."""
+        assigned = {a.replica_id for a in actions if isinstance(a, Assign)}
+        drained = {a.replica_id for a in actions if isinstance(a, Drain)} & joined
+        started = any(isinstance(a, Start) and a.key is not None for a in actions)
+        if started:
+            assert joined <= assigned
+        if drained:
+            for key, desired in self.world.desired.items():
+                if self.world.models[key].wanted and key not in self.world.state.failures:
+                    counted = [
+                        name
+                        for name, record in self.world.state.records.items()
+                        if record.key == key
+                        and record.verdict is None
+                        and record.drain_since_s is None
+                    ]
+                    assert len(counted) >= desired
+
+    def _check_slots(self, actions: list[Action]) -> None:
+        """A start never makes more than a device has slots."""
+        for device in DEVICES:
+            if any(isinstance(a, Start) and a.device == device.name for a in actions):
+                running = [
+                    instance
+                    for instance in self.world.instances.values()
+                    if instance.device == device.name
+                    and instance.exit is None
+                    and not instance.prepared
+                ]
+                assert len(running) <= device.slots
+
+    def _joined_standbys(self) -> set[str]:
+        """Those that can be given a model at once."""
+        world = self.world
+        return {
+            name
+            for name, replica in world.replicas.items()
+            if replica.state is ReplicaState.STANDBY
+            and name in world.living()
+            and name in world.state.records
+            and world.state.records[name].key is None
+            and world.state.records[name].drain_since_s is None
+            and world.state.records[name].verdict is None
+        }
+
     @staticmethod
     def _serving(state: ReplicaState) -> bool:
         return state in (ReplicaState.STARTING, ReplicaState.READY)
@@ -95,8 +157,12 @@ class Histories(RuleBasedStateMachine):
     @rule(pick=PICK, leases=st.integers(min_value=0, max_value=2))
     def becomes_ready(self, pick: int, leases: int) -> None:
         name = self._pick(pick)
-        if self.world.replicas[name].state is ReplicaState.STARTING and self._runs(name):
-            self.world.set(name, ReplicaState.READY, was_ready=True, leases=leases)
+        replica = self.world.replicas[name]
+        if replica.state is ReplicaState.STARTING and self._runs(name):
+            if replica.key is None:
+                self.world.stand_by(name)
+            else:
+                self.world.set(name, ReplicaState.READY, was_ready=True, leases=leases)
 
     @precondition(lambda self: self.world.instances)
     @rule(pick=PICK, attributed=st.booleans())
@@ -115,6 +181,14 @@ class Histories(RuleBasedStateMachine):
     @rule(count=st.integers(min_value=0, max_value=4))
     def load_changes(self, count: int) -> None:
         self.world.desired[DIGITS] = count
+
+    @rule(count=st.integers(min_value=0, max_value=2))
+    def standbys_change(self, count: int) -> None:
+        self.world.rules = replace(self.world.rules, standby=count)
+
+    @rule(deaf=st.booleans())
+    def frontend_loses_words_or_not(self, deaf: bool) -> None:
+        self.world.deaf = deaf
 
     @rule(wanted=st.booleans())
     def model_comes_or_goes(self, wanted: bool) -> None:
@@ -145,13 +219,15 @@ class Histories(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Left in peace, the fleet becomes what is desired."""
         world = self.world
-        world.away = world.stopping = False
+        world.away = world.stopping = world.deaf = False
         for _ in range(400):
             world.step(1.0)
             for name, replica in list(world.replicas.items()):
                 if not self._runs(name):
                     continue
-                if replica.state is ReplicaState.STARTING:
+                if replica.state is ReplicaState.STARTING and replica.key is None:
+                    world.stand_by(name)
+                elif replica.state is ReplicaState.STARTING:
                     world.set(name, ReplicaState.READY, was_ready=True)
                 elif replica.state is ReplicaState.READY:
                     age_s = replica.state_age_s + 1.0
@@ -166,7 +242,12 @@ class Histories(RuleBasedStateMachine):
             ]
             assert len(ready) == (world.desired[key] if model.wanted else 0)
             assert set(ready) <= set(world.living())
-        assert len(world.instances) == len(world.replicas) == len(world.living())
+        spares = [r for r in world.replicas.values() if r.state is ReplicaState.STANDBY]
+        assert len(spares) == world.rules.standby
+        started = [i for i in world.instances.values() if not i.prepared]
+        assert len(world.instances) - len(started) == world.rules.prepared
+        assert len(started) == len(world.replicas)
+        assert len(world.living()) == len(world.instances)
 
     def _pick(self, pick: int) -> str:
         return sorted(self.world.replicas)[pick % len(self.world.replicas)]

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from multiprocessing import forkserver
 from pathlib import Path
@@ -15,8 +16,9 @@ import pytest
 
 from tests.autoscaler.waiting import eventually
 from tideserve.autoscaler.core.fleet import Exit, ModelKey
-from tideserve.autoscaler.errors import StateDirError
+from tideserve.autoscaler.errors import NoSuchReplicaError, StateDirError
 from tideserve.autoscaler.launchers import Handle, ReplicaSpec
+from tideserve.autoscaler.launchers.child import show_device
 from tideserve.autoscaler.launchers.process import (
     ProcessLauncher,
     ProcessSettings,
@@ -148,6 +150,81 @@ def test_a_replica_is_told_all_by_arguments_and_leads_its_own_session(
     assert order not in (tmp_path / "state" / "records" / "a.json").read_text()
     assert (tmp_path / "state").stat().st_mode & 0o777 == 0o700
     assert (tmp_path / "state" / "logs" / "a.log").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_replica_runs_on_its_cores_and_with_as_many_threads(
+    open_launcher: OpenLauncher, tmp_path: Path
+) -> None:
+    core = max(os.sched_getaffinity(0))
+    pinned = replace(spec("a", f"tell:{tmp_path / 'told'}"), cores=frozenset({core}))
+    open_launcher().start(pinned)
+    eventually((tmp_path / "told").exists)
+    told = json.loads((tmp_path / "told").read_text())
+    assert told["cores"] == [core]
+    assert told["settings"]["threads"] == 1
+
+
+def test_a_replica_sees_its_gpu_alone_and_calls_it_the_first(
+    open_launcher: OpenLauncher, tmp_path: Path
+) -> None:
+    open_launcher().start(spec("a", f"tell:{tmp_path / 'told'}", device="gpu:2"))
+    eventually((tmp_path / "told").exists)
+    told = json.loads((tmp_path / "told").read_text())
+    assert told["environment"]["CUDA_VISIBLE_DEVICES"] == "2"
+    assert told["settings"]["device"] == "gpu:0"
+    assert told["settings"]["device_name"] == "gpu:2"
+
+
+@pytest.mark.parametrize(
+    ("visible", "name", "shown"),
+    [("4,6", "gpu:1", "6"), ("GPU-ab,GPU-cd", "gpu:0", "GPU-ab"), ("4", "cpu", "")],
+)
+def test_indexes_count_the_gpus_that_the_launcher_itself_sees(
+    visible: str, name: str, shown: str
+) -> None:
+    environment = {"CUDA_VISIBLE_DEVICES": visible}
+    show_device(name, environment)
+    assert environment["CUDA_VISIBLE_DEVICES"] == shown
+
+
+def test_a_standby_is_recorded_and_adopted_without_a_model(
+    open_launcher: OpenLauncher, tmp_path: Path
+) -> None:
+    first = open_launcher()
+    handle = first.start(replace(spec("standby-0-ab", "pause"), key=None))
+    eventually((tmp_path / "state" / "records" / "standby-0-ab.json").exists)
+    first.close()
+    (adopted,) = open_launcher().list()
+    assert adopted == handle
+    assert adopted.key is None
+
+
+def test_a_log_is_shown_while_it_runs_and_after_it_is_forgotten(
+    open_launcher: OpenLauncher, tmp_path: Path
+) -> None:
+    launcher = open_launcher()
+    handle = launcher.start(spec("a", "exit:0"))
+    eventually(lambda: exit_of(launcher, "a"))
+    assert launcher.log("a", 5) == ("order exit",)
+    launcher.kill(handle)
+    assert launcher.list() == []
+    assert launcher.log("a", 5) == ("order exit",)
+    (tmp_path / "secret.log").write_text("not a replica's")
+    for name in ("b", "../../secret", ""):
+        with pytest.raises(NoSuchReplicaError):
+            launcher.log(name, 5)
+
+
+def test_warming_does_not_wait_and_is_told_when_it_is_done(
+    open_launcher: OpenLauncher, deaths: threading.Event
+) -> None:
+    launcher = open_launcher()
+    launcher.warm(frozenset({"onnxruntime"}))
+    assert deaths.wait(10), "nobody was told"
+    assert launcher.warm(frozenset())
+    assert launcher.list() == []
+    launcher.start(spec("a", "exit:3"))
+    assert eventually(lambda: exit_of(launcher, "a")).cause == "exit code 3"
 
 
 def test_the_launchers_main_module_is_not_run_again_in_a_replica(

@@ -9,6 +9,7 @@ import pytest
 from tests.autoscaler.fake_control import TOKEN, FakeControl
 from tests.autoscaler.waiting import eventually
 from tideserve.autoscaler.core.actions import Report
+from tideserve.autoscaler.core.decision import Decision
 from tideserve.autoscaler.core.fleet import Model, ModelKey, Replica, ReplicaState, Snapshot
 from tideserve.autoscaler.errors import (
     CallRefusedError,
@@ -196,6 +197,47 @@ def test_the_calls_carry_what_they_are_given(frontend: FakeControl, connect: Con
             give_up_reason="no more",
         )
     ]
+
+
+def test_a_standby_is_announced_without_a_model_and_assigned_one(
+    frontend: FakeControl, connect: Connect
+) -> None:
+    link = connect()
+    link.control.announce([("s", None)])
+    link.control.assign("s", DIGITS)
+    (announce,) = frontend.said("Announce")
+    assert list(announce.replicas) == [control_pb2.Announcement(replica_id="s")]
+    assert frontend.said("AssignModel") == [
+        control_pb2.AssignModelRequest(
+            autoscaler_generation=5,
+            replica_id="s",
+            model_name="digits",
+            model_version=1,
+            generation="g1",
+        )
+    ]
+
+
+def test_decisions_are_told_with_reason_limit_and_inputs(
+    frontend: FakeControl, connect: Connect
+) -> None:
+    link = connect()
+    link.control.report_decisions({DIGITS: Decision(3, "load", "slots", {"ready": 2.0})})
+    (request,) = frontend.said("ReportDecisions")
+    (told,) = request.decisions
+    assert (told.model_name, told.model_version, told.generation) == ("digits", 1, "g1")
+    assert told.decision == control_pb2.Decision(
+        desired=3, reason="load", limited_by="slots", inputs={"ready": 2.0}
+    )
+
+
+def test_a_frontend_that_takes_no_decisions_is_no_reason_to_leave(
+    frontend: FakeControl, connect: Connect
+) -> None:
+    frontend.takes_decisions = False
+    link = connect()
+    with pytest.raises(CallRefusedError, match="ReportDecisions"):
+        link.control.report_decisions({})
 
 
 @pytest.mark.parametrize(

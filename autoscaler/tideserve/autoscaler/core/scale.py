@@ -163,8 +163,9 @@ class Scale:
         return sent_s is None or self._now_s - sent_s >= self._rules.repeat_s
 
 
-def _dearest_last(unit: Unit) -> tuple[bool, bool, float, int]:
-    number = number_of(unit.replica_id)
+def _dearest_last(unit: Unit) -> tuple[bool, bool, float, float]:
+    """An assigned standby may have the number of another one: then the younger goes first."""
+    number, since_s = number_of(unit.replica_id), unit.record.since_s
     if unit.on_the_way:
-        return (False, False, -unit.record.since_s, -number)
-    return (True, not unit.idle, 0.0, -number)
+        return (False, False, -since_s, -number)
+    return (True, not unit.idle, -number, -since_s)
