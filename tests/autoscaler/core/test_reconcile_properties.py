@@ -44,7 +44,9 @@ class Histories(RuleBasedStateMachine):
     def look(self, after_s: float) -> None:
         world = self.world
         draining = {
-            name for name, replica in world.replicas.items() if not self._serving(replica.state)
+            name
+            for name, replica in world.replicas.items()
+            if replica.state in (ReplicaState.DRAINING, ReplicaState.LOST)
         }
         serving = {
             name for name, replica in world.replicas.items() if replica.state is ReplicaState.READY
