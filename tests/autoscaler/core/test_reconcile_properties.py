@@ -48,9 +48,10 @@ class Histories(RuleBasedStateMachine):
             for name, replica in world.replicas.items()
             if replica.state in (ReplicaState.DRAINING, ReplicaState.LOST)
         }
+        # A frontend that loses words shows one that was told to drain as READY.
         serving = {
             name for name, replica in world.replicas.items() if replica.state is ReplicaState.READY
-        }
+        } - self._told_to_drain()
         joined = self._joined_standbys()
         actions = world.step(after_s)
         if world.away or world.stopping:
@@ -101,9 +102,15 @@ class Histories(RuleBasedStateMachine):
                 for replica in self.world.replicas.values()
                 if replica.key == key
                 and self._serving(replica.state)
+                and replica.replica_id not in self._told_to_drain()
                 and self.world.instances[replica.replica_id].exit is None
+                and self.world.state.records[replica.replica_id].drain_since_s is None
             ]
             assert len(capacity) <= self.world.desired[key]
+
+    def _told_to_drain(self) -> set[str]:
+        records = self.world.state.records
+        return {name for name, record in records.items() if record.drain_since_s is not None}
 
     def _check_standbys(self, actions: list[Action], joined: set[str]) -> None:
         """A joined standby is not drained, and nothing new is started, while a model needs it."""

@@ -250,6 +250,20 @@ def test_a_prepared_instance_whose_start_is_not_seen_yet_is_not_started_again() 
     assert name not in starts
 
 
+def test_one_that_never_heard_of_its_drain_goes_on_serving_and_is_told_again() -> None:
+    world = World(rules=Rules(drain_timeout_s=3.0))
+    (name,) = names(world.step(), Start)
+    world.ready(name)
+    world.deaf = True
+    world.desired[DIGITS] = 0
+    for _ in range(10):
+        assert kinds(world.step(1.01)) == ["Drain"]
+    world.deaf = False
+    assert kinds(world.step(1.01)) == ["Drain"]
+    assert world.step(2.0) == []
+    assert names(world.step(2.0), Kill) == [name], "now it has had its time"
+
+
 # --- slots ------------------------------------------------------------------------------------
 
 

@@ -6,10 +6,12 @@ from dataclasses import dataclass, field, replace
 from tideserve.autoscaler.core.decision import Decision
 from tideserve.autoscaler.core.fleet import Model, ModelKey, Replica, ReplicaState, Snapshot
 from tideserve.autoscaler.core.load import Sample
+from tideserve.autoscaler.core.marginal import Gains
 from tideserve.autoscaler.core.placement import Demand, place
 from tideserve.autoscaler.core.policy import Inputs, PolicyState, decide
 from tideserve.autoscaler.core.settings import ModelPolicy, ScalingSettings
 from tideserve.autoscaler.core.startup import StartUps
+from tideserve.autoscaler.core.window import LoadWindow
 
 _RETIRES = Decision(0, "the model version retires", limited_by="not wanted")
 
@@ -40,6 +42,8 @@ class ElasticPolicy:
         """One decision a model version."""
         wanted = [model for model in snapshot.models if model.wanted]
         keys = {model.key for model in wanted}
+        for key in keys - self._memories.keys():
+            self._memories[key] = self._inherited(key)
         self._memories = {key: memory for key, memory in self._memories.items() if key in keys}
         decisions = {model.key: self._decide(model, snapshot, sample, now_s) for model in wanted}
         placed = self._placed(decisions)
@@ -47,7 +51,7 @@ class ElasticPolicy:
 
     def _decide(self, model: Model, snapshot: Snapshot, sample: Sample, now_s: float) -> Decision:
         key = model.key
-        memory = self._memories.setdefault(key, _Memory())
+        memory = self._memories[key]
         replicas = [replica for replica in snapshot.replicas if replica.key == key]
         memory.start_ups = memory.start_ups.push(replicas)
         memory.was_ready = memory.was_ready or any(replica.was_ready for replica in replicas)
@@ -69,6 +73,17 @@ class ElasticPolicy:
         memory.policy, decision = decide(memory.policy, inputs, now_s, policy)
         return decision
 
+    def _inherited(self, key: ModelKey) -> _Memory:
+        """New files of a version take over with as many replicas as the old ones have: what was
+        held, and for how long, goes on. What they can do is learned anew."""
+        for known, memory in self._memories.items():
+            if (known.name, known.version) == (key.name, key.version):
+                policy = replace(
+                    memory.policy, window=LoadWindow(), gains=Gains(), decision=None, desired=None
+                )
+                return _Memory(policy, memory.start_ups)
+        return _Memory()
+
     def _placed(self, decisions: Mapping[ModelKey, Decision]) -> dict[ModelKey, Decision]:
         """As many of them as the devices have slots and memory for."""
         demands = [self._demand(key, decision) for key, decision in decisions.items()]
@@ -87,10 +102,12 @@ class ElasticPolicy:
     def _demand(self, key: ModelKey, decision: Decision) -> Demand:
         policy = self.settings.policy_of(key.name)
         numbers = decision.inputs
+        # S2: what has no data keeps the slots that it has, and claims no others.
+        kept = int(numbers["present"]) if "rows_per_s_20s" not in numbers else 0
         return Demand(
             key=key,
             desired=decision.desired,
-            least=policy.min_replicas,
+            least=max(policy.min_replicas, kept),
             priority=policy.priority,
             rows_per_s=numbers.get("capacity_rows_per_s", 0.0),
             asked_rows_per_s=max(

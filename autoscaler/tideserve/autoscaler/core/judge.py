@@ -40,7 +40,9 @@ def _of_dead(unit: Unit, snapshot: Snapshot, now_s: float, rules: Rules) -> Judg
 
 
 def _of_draining(unit: Unit, age_s: float, rules: Rules) -> Judgement | None:
-    if not unit.runs or age_s < rules.drain_timeout_s:
+    """One that still serves has not heard of its drain yet, which is told again: S4."""
+    unheard = unit.replica is not None and unit.status is ReplicaState.READY
+    if not unit.runs or unheard or age_s < rules.drain_timeout_s:
         return None
     return Verdict.RETIRED, f"it did not leave within {rules.drain_timeout_s:g} s of its drain"
 

@@ -9,7 +9,7 @@ from tideserve.autoscaler.core.settings import Device
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """`missed_rows_per_s`: what the model is asked for; `rows_per_s`: what one replica takes
+    """`asked_rows_per_s`: what the model is asked for; `rows_per_s`: what one replica takes
     of it. A lower `priority` number is served first. `memory_bytes` of one replica."""
 
     key: ModelKey

@@ -12,7 +12,7 @@ from typing import Final
 
 from tideserve.autoscaler.core.capacity import Capacity, capacity, replicas_for
 from tideserve.autoscaler.core.decision import Decision
-from tideserve.autoscaler.core.forecast import DayTable, Growth
+from tideserve.autoscaler.core.forecast import MIN_RATE, DayTable, Growth
 from tideserve.autoscaler.core.load import Load
 from tideserve.autoscaler.core.marginal import STEADY_S, Gains
 from tideserve.autoscaler.core.schedule import scheduled_minimum
@@ -38,8 +38,8 @@ class Inputs:
     """What a decision about one model version is made from.
 
     `present`: READY and STARTING ones (S1). `load` None: no data (S2). `startup_s`: Tc.
-    `was_ready`: some replica of this version was, at some time. `unstarted`: starts of it
-    fail. `triggers`: readings by name; a trigger without one is not known.
+    `was_ready`: some replica of this version was, at some time. `triggers`: readings by name; a
+    trigger without one is not known.
     """
 
     ready: int
@@ -120,6 +120,11 @@ class _Decider:
         self._now_s = now_s
         self._policy = policy
         self._window = state.window.push(load)
+        if len(self._window.loads) == 1:
+            # Nothing to compare with, or all of it is too old: what came meanwhile is not known,
+            # so the hold and the idle time begin (anew) here (S3).
+            wants = ((now_s, self._last_held()),)
+            self._state = replace(state, began_s=now_s, active_s=now_s, wants=wants)
         self._numbers: dict[str, float] = {
             "ready": inputs.ready,
             "starting": inputs.starting,
@@ -221,11 +226,15 @@ class _Decider:
     def _proactive(self, found: Capacity | None) -> _Want:
         expected = max(self._stable, self._fast * self._growth.ratio)
         table = self._day.expected(self._inputs.unix_s, self._inputs.startup_s)
+        if table < MIN_RATE:  # yesterday's odd request is no reason to stay up
+            table = 0.0
         self._numbers |= {"growth_ratio": self._growth.ratio, "day_table_rows_per_s": table}
         rate = max(expected, table) if table or not self._is_idle else 0.0
         if found is None:
-            # No batch was timed yet: what is there has to do until one was.
-            return _Want(self._inputs.present if rate > 0.0 else 0, "capacity is not known yet")
+            # No batch was timed yet: what is there has to do until one was, and one that died
+            # while it started is no reason for fewer (S3).
+            present = max(self._inputs.present, self._last_held())
+            return _Want(present if rate > 0.0 else 0, "capacity is not known yet")
         target = self._policy.queue_target
         count = replicas_for(rate, found, quantile=target.quantile, wait_target_s=target.target_s)
         source = "the day's table" if table > expected else f"growth x{self._growth.ratio:.2f}"
@@ -324,15 +333,18 @@ class _Decider:
     # --- shape in time ----------------------------------------------------------------
 
     def _history(self, want: int) -> tuple[tuple[float, int], ...]:
-        """Wants within 2 H, newest last; equal neighbours are one, with the newer time kept
-        beside the older."""
+        """Wants within 2 H, newest last. Only the most since some moment is ever asked for, so
+        one that a later one reaches is dropped: counts fall from entry to entry."""
         horizon_s = self._now_s - 2.0 * self._hold_s()
-        kept = [entry for entry in self._state.wants if entry[0] >= horizon_s]
-        if len(kept) >= 2 and kept[-1][1] == kept[-2][1] == want:
-            kept[-1] = (self._now_s, want)
-        else:
-            kept.append((self._now_s, want))
-        return tuple(kept[-_MAX_HISTORY:])
+        kept = [(at_s, n) for at_s, n in self._state.wants if at_s >= horizon_s and n > want]
+        return (*kept, (self._now_s, want))[-_MAX_HISTORY:]
+
+    def _last_held(self) -> int:
+        """Before the first data: what was desired without any, or what there is."""
+        for known in (self._state.held, self._state.desired):
+            if known is not None:
+                return known
+        return self._inputs.present
 
     def _hold_s(self) -> float:
         if self._policy.hold_s is not None:
@@ -343,7 +355,7 @@ class _Decider:
         self, want: _Want, history: tuple[tuple[float, int], ...], panic_s: float, *, panic: bool
     ) -> tuple[int, str]:
         """Up at once; down only to the most wanted in the last H, by one only after 2 H."""
-        last = self._state.held if self._state.held is not None else self._inputs.present
+        last = self._last_held()
         if want.count >= last:
             return want.count, want.reason
         if panic or self._now_s < panic_s:

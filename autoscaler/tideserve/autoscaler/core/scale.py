@@ -111,7 +111,7 @@ class Scale:
                 and unit.status is not ReplicaState.LOST
             )
             if ignored and self._due(record.drain_sent_s):
-                unit.record = replace(record, drain_sent_s=self._now_s)
+                unit.record = replace(record, drain_since_s=self._now_s, drain_sent_s=self._now_s)
                 self.actions.append(Drain(unit.replica_id, "it was told to and has not begun"))
 
     def _repeat_assigns(self) -> None:

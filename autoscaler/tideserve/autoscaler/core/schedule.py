@@ -1,7 +1,7 @@
 """The least replicas that schedules ask for at a time."""
 
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from cronsim import CronSim
 
@@ -17,13 +17,13 @@ def scheduled_minimum(schedules: Iterable[Schedule], unix_s: float) -> int:
 
 def is_active(schedule: Schedule, unix_s: float) -> bool:
     """Whether one of its times lies within the last `duration_s`."""
-    now = datetime.fromtimestamp(unix_s, UTC).astimezone(schedule.zone)
-    # CronSim gives times after the one that it is told, to the minute.
-    begin = now - timedelta(seconds=schedule.duration_s)
-    begin -= timedelta(minutes=1)
-    for time in CronSim(schedule.cron, begin):
-        if time > now:
+    # Elapsed time, not the zone's: a day may have 23 or 25 hours. CronSim gives times after the
+    # one that it is told, to the minute.
+    begin = datetime.fromtimestamp(unix_s - schedule.duration_s - 60.0, UTC)
+    for time in CronSim(schedule.cron, begin.astimezone(schedule.zone)):
+        since_s = unix_s - time.timestamp()
+        if since_s < 0.0:
             return False
-        if (now - time).total_seconds() < schedule.duration_s:
+        if since_s < schedule.duration_s:
             return True
     return False
