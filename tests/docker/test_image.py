@@ -57,6 +57,8 @@ def test_docker_run_serves_is_healthy_heals_itself_and_stops_gracefully(containe
     eventually(lambda: inspect(container)["State"]["Health"]["Status"] == "healthy", timeout_s=60)
     (port,) = inspect(container)["NetworkSettings"]["Ports"]["8001/tcp"]
     with triton.InferenceServerClient(f"127.0.0.1:{port['HostPort']}") as client:
+        # Healthy is the server; its model may still be loading.
+        eventually(lambda: client.is_model_ready("identity"), timeout_s=30)
         check_identity(client)
         assert "identity" in execute(container, "tideserve", "replicas", "--json")
         # Its replicas become children of PID 1, which has to wait for them when they end.

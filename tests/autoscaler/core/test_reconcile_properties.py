@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests.autoscaler.world import DIGITS, World
 from tideserve.autoscaler.core.actions import (
@@ -21,8 +21,9 @@ from tideserve.autoscaler.core.fleet import Model, ModelKey, ReplicaState
 from tideserve.autoscaler.core.settings import Device
 from tideserve.autoscaler.core.state import Rules
 
-# Room for the most that is desired, 4 + 1 and 2 standbys, with one slot to spare.
-DEVICES = (Device("cpu", slots=5), Device("gpu:0", slots=3))
+# Room for the most that is desired, 4 + 1, and none to spare for standbys then.
+DEVICES = (Device("cpu", slots=3), Device("gpu:0", slots=2))
+SLOTS = sum(device.slots for device in DEVICES)
 OTHER = ModelKey("other", 2, "g1")
 PICK = st.integers(min_value=0, max_value=1000)
 
@@ -37,6 +38,13 @@ class Histories(RuleBasedStateMachine):
         )
         self.names: set[str] = set()
         self.prepared: set[str] = set()
+
+    @initialize()
+    def a_fleet_that_runs(self) -> None:
+        """Else most histories end before there is a joined standby."""
+        self.look(0.0)
+        for name in list(self.world.replicas):
+            self._join(name, leases=0)
 
     # --- what happens -------------------------------------------------------------------
 
@@ -165,7 +173,14 @@ class Histories(RuleBasedStateMachine):
     @precondition(lambda self: self.world.replicas)
     @rule(pick=PICK, leases=st.integers(min_value=0, max_value=2))
     def becomes_ready(self, pick: int, leases: int) -> None:
-        name = self._pick(pick)
+        self._join(self._pick(pick), leases)
+
+    @rule()
+    def all_become_ready(self) -> None:
+        for name in list(self.world.replicas):
+            self._join(name, leases=0)
+
+    def _join(self, name: str, leases: int) -> None:
         replica = self.world.replicas[name]
         if replica.state is ReplicaState.STARTING and self._runs(name):
             if replica.key is None:
@@ -251,8 +266,9 @@ class Histories(RuleBasedStateMachine):
             ]
             assert len(ready) == (world.desired[key] if model.wanted else 0)
             assert set(ready) <= set(world.living())
+        models = sum(world.desired[key] for key, model in world.models.items() if model.wanted)
         spares = [r for r in world.replicas.values() if r.state is ReplicaState.STANDBY]
-        assert len(spares) == world.rules.standby
+        assert len(spares) == min(world.rules.standby, SLOTS - models)
         started = [i for i in world.instances.values() if not i.prepared]
         assert len(world.instances) - len(started) == world.rules.prepared
         assert len(started) == len(world.replicas)

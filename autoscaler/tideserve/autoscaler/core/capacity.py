@@ -1,6 +1,6 @@
 """What one replica can do, from the learned batch latency l(b), and how many a rate needs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil, exp
 from typing import Final
@@ -36,6 +36,31 @@ def capacity(profile: Profile, target_s: float | None, replicas: int) -> Capacit
         if fitting:
             return Capacity(*max(fitting))
     return max((Capacity(*point) for point in points), key=lambda found: found.rows_per_s)
+
+
+def fewest(
+    profile: Profile,
+    target_s: float | None,
+    most: int,
+    replicas_of: Callable[[Capacity], int],
+) -> tuple[int, Capacity] | None:
+    """The fewest replicas that are enough with the batch that so many take, and what each gives.
+
+    b* grows with N, so a count from what is there now would chase itself: fewer replicas would
+    look like too few, and more like too many. Where no count up to `most` is enough, what is
+    needed with the batch of `most`; None while nothing is learned.
+    """
+    enough = None
+    for replicas in range(1, max(1, most) + 1):
+        found = capacity(profile, target_s, replicas)
+        if found is None:
+            return None
+        needed = replicas_of(found)
+        if needed <= replicas:
+            # Fewer than `replicas` would again have a smaller batch, which is not enough.
+            return (replicas if needed > 0 else 0), found
+        enough = needed, found
+    return enough
 
 
 def replicas_for(

@@ -18,11 +18,12 @@ _RETIRES = Decision(0, "the model version retires", limited_by="not wanted")
 
 @dataclass(slots=True)
 class _Memory:
-    """Of one model version."""
+    """Of one model version. `placed`: what it was given last."""
 
     policy: PolicyState = field(default_factory=PolicyState)
     start_ups: StartUps = field(default_factory=StartUps)
     was_ready: bool = False
+    placed: int | None = None
 
 
 class ElasticPolicy:
@@ -47,12 +48,18 @@ class ElasticPolicy:
         self._memories = {key: memory for key, memory in self._memories.items() if key in keys}
         decisions = {model.key: self._decide(model, snapshot, sample, now_s) for model in wanted}
         placed = self._placed(decisions)
+        for key, decision in placed.items():
+            self._memories[key].placed = decision.desired
         return placed | {model.key: _RETIRES for model in snapshot.models if not model.wanted}
 
     def _decide(self, model: Model, snapshot: Snapshot, sample: Sample, now_s: float) -> Decision:
         key = model.key
         memory = self._memories[key]
         replicas = [replica for replica in snapshot.replicas if replica.key == key]
+        if memory.placed is None:  # a restarted autoscaler: what runs has its slots
+            memory.placed = _count(replicas, ReplicaState.READY) + _count(
+                replicas, ReplicaState.STARTING
+            )
         memory.start_ups = memory.start_ups.push(replicas)
         memory.was_ready = memory.was_ready or any(replica.was_ready for replica in replicas)
         policy = self.settings.policy_of(key.name)
@@ -107,6 +114,7 @@ class ElasticPolicy:
         return Demand(
             key=key,
             desired=decision.desired,
+            has=self._memories[key].placed or 0,
             least=max(policy.min_replicas, kept),
             priority=policy.priority,
             rows_per_s=numbers.get("capacity_rows_per_s", 0.0),

@@ -2,19 +2,24 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from tideserve.autoscaler.core.fleet import ModelKey
 from tideserve.autoscaler.core.settings import Device
+
+TAKE_SHARE: Final = 1.5
 
 
 @dataclass(frozen=True, slots=True)
 class Demand:
     """`asked_rows_per_s`: what the model is asked for; `rows_per_s`: what one replica takes
-    of it. A lower `priority` number is served first. `memory_bytes` of one replica."""
+    of it. `has`: what it was given last. A lower `priority` number is served first.
+    `memory_bytes` of one replica."""
 
     key: ModelKey
     desired: int
     least: int = 0
+    has: int = 0
     priority: int = 1
     rows_per_s: float = 0.0
     asked_rows_per_s: float = 0.0
@@ -32,7 +37,8 @@ def place(demands: Iterable[Demand], devices: Sequence[Device]) -> dict[ModelKey
     """Replicas by model version, at most as many as desired, all within the devices.
 
     First each version's least, by priority; then slot by slot: by priority, and among equals to
-    the version that a replica more saves the most predicted misses.
+    the version that a replica more saves the most predicted misses. A slot changes hands only
+    for `TAKE_SHARE` as many, or each breath of the load would stop one replica to start another.
     """
     ordered = sorted(demands, key=lambda demand: (demand.priority, demand.key))
     rooms = [_Room(device.slots, device.memory_bytes or None) for device in devices]
@@ -51,7 +57,11 @@ def place(demands: Iterable[Demand], devices: Sequence[Device]) -> dict[ModelKey
         # it wants.
         best = max(
             peers,
-            key=lambda d: (_saved(d, given[d.key]), -given[d.key] / d.desired),
+            key=lambda d: (
+                _saved(d, given[d.key]),
+                given[d.key] < d.has,
+                -given[d.key] / d.desired,
+            ),
         )
         if _take(best, rooms):
             given[best.key] += 1
@@ -63,7 +73,8 @@ def place(demands: Iterable[Demand], devices: Sequence[Device]) -> dict[ModelKey
 def _saved(demand: Demand, given: int) -> float:
     """Rows a second that one more replica takes of those that would be missed."""
     missed = demand.asked_rows_per_s - given * demand.rows_per_s
-    return max(0.0, min(demand.rows_per_s, missed))
+    saved = max(0.0, min(demand.rows_per_s, missed))
+    return saved * TAKE_SHARE if given < demand.has else saved
 
 
 def _take(demand: Demand, rooms: list[_Room]) -> bool:

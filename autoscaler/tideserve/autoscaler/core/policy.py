@@ -5,12 +5,12 @@ own effect on latency. Panic, hold and step limits shape it in time. The idea of
 that scales up at once and never down is Knative's (https://knative.dev/docs/serving/autoscaling).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from math import ceil, inf
 from typing import Final
 
-from tideserve.autoscaler.core.capacity import Capacity, capacity, replicas_for
+from tideserve.autoscaler.core.capacity import Capacity, capacity, fewest, replicas_for
 from tideserve.autoscaler.core.decision import Decision
 from tideserve.autoscaler.core.forecast import MIN_RATE, DayTable, Growth
 from tideserve.autoscaler.core.load import Load
@@ -134,9 +134,9 @@ class _Decider:
 
     def decide(self) -> tuple[PolicyState, Decision]:
         state, policy, now_s = self._state, self._policy, self._now_s
-        self._learn()
         found = self._capacity()
-        wants = [self._proactive(found)]
+        self._learn(found)
+        wants = [self._proactive()]
         panic = self._panic(found)
         if panic is not None:
             wants.append(panic)
@@ -185,7 +185,7 @@ class _Decider:
 
     # --- what is known ----------------------------------------------------------------
 
-    def _learn(self) -> None:
+    def _learn(self, found: Capacity | None) -> None:
         window, inputs, now_s = self._window, self._inputs, self._now_s
         per_request = window.rows_per_request()
         stable = (window.request_rate(STABLE_S) or 0.0) * per_request
@@ -197,7 +197,9 @@ class _Decider:
         self._gains = self._state.gains.push(
             inputs.ready,
             window.served_rows_rate(STEADY_S),
-            backlogged=window.was_backlogged(STEADY_S),
+            # A batch a replica waits where batching is deferred, at any load: no backlog.
+            backlogged=found is not None
+            and window.was_backlogged(STEADY_S, inputs.ready * found.batch_rows),
             now_s=now_s,
         )
         self._numbers |= {
@@ -210,9 +212,8 @@ class _Decider:
         self._is_idle = now_s - self._active_s >= self._policy.idle_s
 
     def _capacity(self) -> Capacity | None:
-        policy = self._policy
-        target_s = policy.latency_target_s or self._inputs.latency_target_s
-        found = capacity(self._load.profile, target_s, max(1, self._inputs.present))
+        """What each of those that are there gives."""
+        found = capacity(self._load.profile, self._target_s(), max(1, self._inputs.present))
         if found is not None:
             self._numbers |= {
                 "batch_rows": found.batch_rows,
@@ -221,22 +222,34 @@ class _Decider:
             }
         return found
 
+    def _target_s(self) -> float | None:
+        return self._policy.latency_target_s or self._inputs.latency_target_s
+
+    def _fewest(self, replicas_of: Callable[[Capacity], int]) -> tuple[int, Capacity] | None:
+        most = self._policy.max_replicas
+        return fewest(self._load.profile, self._target_s(), most, replicas_of)
+
     # --- wants ------------------------------------------------------------------------
 
-    def _proactive(self, found: Capacity | None) -> _Want:
+    def _proactive(self) -> _Want:
         expected = max(self._stable, self._fast * self._growth.ratio)
         table = self._day.expected(self._inputs.unix_s, self._inputs.startup_s)
         if table < MIN_RATE:  # yesterday's odd request is no reason to stay up
             table = 0.0
         self._numbers |= {"growth_ratio": self._growth.ratio, "day_table_rows_per_s": table}
         rate = max(expected, table) if table or not self._is_idle else 0.0
-        if found is None:
+        target = self._policy.queue_target
+        enough = self._fewest(
+            lambda found: replicas_for(
+                rate, found, quantile=target.quantile, wait_target_s=target.target_s
+            )
+        )
+        if enough is None:
             # No batch was timed yet: what is there has to do until one was, and one that died
             # while it started is no reason for fewer (S3).
             present = max(self._inputs.present, self._last_held())
             return _Want(present if rate > 0.0 else 0, "capacity is not known yet")
-        target = self._policy.queue_target
-        count = replicas_for(rate, found, quantile=target.quantile, wait_target_s=target.target_s)
+        count, found = enough
         source = "the day's table" if table > expected else f"growth x{self._growth.ratio:.2f}"
         return _Want(
             count,
@@ -268,7 +281,7 @@ class _Decider:
         # What is computed anyway is no backlog: a batch for each replica.
         backlog = max(0.0, self._load.queued_rows - present * found.batch_rows)
         coming = max(self._fast, self._surge)
-        needed = (coming + backlog / clear_s) / rate
+        needed = coming + backlog / clear_s
         self._numbers["backlog_rows"] = backlog
         signs = []
         if coming > present * rate:
@@ -278,8 +291,10 @@ class _Decider:
         if drops:
             signs.append(f"{drops:.0f} requests dropped")
         if signs:
-            count = max(ceil(needed - 1e-9), present if backlog <= 0.0 and not drops else 0)
-            if drops and count <= present and self._inputs.starting == 0:
+            enough = self._fewest(lambda found: ceil(needed / found.rows_per_s - 1e-9))
+            count = max(enough[0] if enough else 0, present if backlog <= 0.0 and not drops else 0)
+            settled = self._now_s - self._state.raised_s >= self._inputs.startup_s + FAST_S
+            if drops and count <= present and self._inputs.starting == 0 and settled:
                 count = present + 1
             return _Want(max(1, count), f"panic: {', '.join(signs)}, {rate:.1f} a replica")
         return self._one_more("queue") if breached else None

@@ -83,9 +83,9 @@ class LoadWindow:
         return max(0.0, new.rows - old.rows) / (new.at_s - old.at_s)
 
     def rows_per_request(self) -> float:
-        """1 while nothing was answered."""
+        """1 while nothing was answered, or less than one (a source may extrapolate counters)."""
         newest = self.newest
-        if newest is None or newest.succeeded + newest.failed <= 0:
+        if newest is None or newest.succeeded + newest.failed < 1.0:
             return 1.0
         oldest = self.loads[0]
         answered = (newest.succeeded + newest.failed) - (oldest.succeeded + oldest.failed)
@@ -102,13 +102,13 @@ class LoadWindow:
         old, new = pair
         return quantile_of(new.queue_wait_s, old.queue_wait_s, quantile)
 
-    def was_backlogged(self, span_s: float) -> bool:
-        """Requests waited at every moment of the last `span_s`."""
+    def was_backlogged(self, span_s: float, rows: int) -> bool:
+        """More than so many rows waited at every moment of the last `span_s`."""
         newest = self.newest
         if newest is None or self.covers_s() < span_s:
             return False
         return all(
-            load.queued_requests > 0 for load in self.loads if load.at_s >= newest.at_s - span_s
+            load.queued_rows > rows for load in self.loads if load.at_s >= newest.at_s - span_s
         )
 
     def _pair(self, span_s: float) -> tuple[Load, Load] | None:
