@@ -131,13 +131,14 @@ def test_explain_tells_the_next_decision_with_its_numbers_and_changes_nothing(
 ) -> None:
     file = tmp_path / "other.yaml"
     file.write_text("defaults: {min: 3}")
-    before = {replica.id for replica in server.snapshot().replicas}
+    # The server's own autoscaler goes on: it may retire an idle one, not start two.
+    before = len(server.snapshot().replicas)
     said = autoscale(server, file, "--explain")
     assert said.returncode == 0, said.stderr
     assert f"model '{MODEL}' version 1: desired 3" in said.stdout
     assert "limited by  min: 3" in said.stdout
     assert "rows_per_s_20s" in said.stdout
-    assert {replica.id for replica in server.snapshot().replicas} >= before
+    assert len(server.snapshot().replicas) <= before
     assert model_status(server)["limited_by"] != "min: 3"
 
 
