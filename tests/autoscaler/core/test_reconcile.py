@@ -410,3 +410,39 @@ def test_records_of_replicas_that_are_gone_are_forgotten() -> None:
     world.step()
     world.step(0.1)
     assert replica_id not in world.state.records
+
+
+@pytest.mark.parametrize("age_s", [1.0, 10.0, 500.0])
+def test_a_restarted_frontend_is_told_of_replicas_of_any_age_and_none_is_killed(
+    age_s: float,
+) -> None:
+    world, ids = started(2)
+    world.step(age_s)
+    world.replicas.clear()
+    world.epoch += 1
+    actions = world.step(0.1)
+    assert names(actions, Announce) == ids
+    assert names(actions, Kill) == []
+    world.ready()
+    assert world.step(200.0) == []
+
+
+def test_a_restarted_frontend_without_models_yet_kills_nobody_at_once() -> None:
+    world, ids = started(2)
+    world.step(500.0)
+    models, world.models = world.models, {}
+    world.replicas.clear()
+    world.epoch += 1
+    assert world.step(0.1) == []
+    world.models = models
+    assert names(world.step(1.0), Announce) == ids
+
+
+def test_s4_one_that_drains_is_not_killed_while_it_holds_a_lease() -> None:
+    world, (replica_id,) = started(1)
+    world.desired[DIGITS] = 0
+    assert names(world.step(), Drain) == [replica_id]
+    world.set(replica_id, ReplicaState.DRAINING, leases=1)
+    assert names(world.step(1000.0), Kill) == []
+    world.set(replica_id, ReplicaState.DRAINING, leases=0)
+    assert names(world.step(1.0), Kill) == [replica_id]

@@ -56,10 +56,12 @@ class Histories(RuleBasedStateMachine):
             for name, replica in world.replicas.items()
             if replica.state in (ReplicaState.DRAINING, ReplicaState.LOST)
         }
-        # A frontend that loses words shows one that was told to drain as READY.
         serving = {
-            name for name, replica in world.replicas.items() if replica.state is ReplicaState.READY
-        } - self._told_to_drain()
+            name
+            for name, replica in world.replicas.items()
+            if replica.state is ReplicaState.READY
+            or (replica.state is ReplicaState.DRAINING and replica.leases)
+        }
         joined = self._joined_standbys()
         actions = world.step(after_s)
         if world.away or world.stopping:

@@ -40,9 +40,10 @@ def _of_dead(unit: Unit, snapshot: Snapshot, now_s: float, rules: Rules) -> Judg
 
 
 def _of_draining(unit: Unit, age_s: float, rules: Rules) -> Judgement | None:
-    """One that still serves has not heard of its drain yet, which is told again: S4."""
+    """S4: one that still serves has not heard of its drain yet, which is told again; one that
+    holds a lease finishes it, or is LOST when the frontend's clock says that it hangs."""
     unheard = unit.replica is not None and unit.status is ReplicaState.READY
-    if not unit.runs or unheard or age_s < rules.drain_timeout_s:
+    if not unit.runs or unheard or not unit.idle or age_s < rules.drain_timeout_s:
         return None
     return Verdict.RETIRED, f"it did not leave within {rules.drain_timeout_s:g} s of its drain"
 

@@ -25,7 +25,7 @@ from tideserve.autoscaler.core.judge import judge
 from tideserve.autoscaler.core.scale import Scale
 from tideserve.autoscaler.core.state import ReconcileState, Rules, Verdict
 from tideserve.autoscaler.core.supply import Supply
-from tideserve.autoscaler.core.unit import Unit, unit_of
+from tideserve.autoscaler.core.unit import Unit, at_a_restarted_frontend, unit_of
 
 _GONE: Final = Exit("its launcher no longer has it")
 
@@ -81,10 +81,13 @@ class _Pass:
         # One whose start was tried, and failed or is not seen yet, is not there to be started.
         taken = launched.keys() | listed.keys()
         prepared = [i for i in instances if i.prepared and i.replica_id not in taken]
+        records = state.records
+        if state.epoch not in (None, snapshot.epoch):
+            records = {n: at_a_restarted_frontend(one, now_s) for n, one in records.items()}
         self._units = [
             unit_of(
                 name,
-                state.records.get(name),
+                records.get(name),
                 launched.get(name),
                 listed.get(name),
                 snapshot.epoch,
@@ -98,6 +101,7 @@ class _Pass:
         return ReconcileState(
             life=self._state.life,
             serial=self._supply.serial,
+            epoch=self._snapshot.epoch,
             records={unit.replica_id: unit.record for unit in self._units},
             failures=self._failures,
             prepare_sent_s=self._prepare_sent_s,

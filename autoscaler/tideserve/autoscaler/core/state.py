@@ -54,12 +54,14 @@ class Record:
 @dataclass(frozen=True, slots=True)
 class ReconcileState:
     """`life` names this autoscaler, `serial` its starts: together they make unique names.
+    `epoch`: the frontend's life as of the last pass, None before the first.
     `failures` of None are those of standbys. `prepare_sent_s`: when prepared ones
     were last made or ended.
     `waiting`: why a start waits for a slot or memory, as of the last pass."""
 
     life: int = 0
     serial: int = 0
+    epoch: int | None = None
     records: Mapping[str, Record] = field(default_factory=dict)
     failures: Mapping[ModelKey | None, Failures] = field(default_factory=dict)
     prepare_sent_s: float | None = None

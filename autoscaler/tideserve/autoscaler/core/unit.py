@@ -83,10 +83,14 @@ def unit_of(
     return Unit(replica_id, key, record, instance, replica, here)
 
 
+def at_a_restarted_frontend(record: Record, now_s: float) -> Record:
+    """It knows of no drain and has to be told of the replica, which starts there anew."""
+    return replace(
+        record, since_s=now_s, drain_since_s=None, drain_sent_s=None, announce_sent_s=None
+    )
+
+
 def _listed(record: Record, replica: Replica, epoch: int, now_s: float) -> Record:
-    """A frontend that restarted knows of no drain, and the replica starts there anew."""
-    if record.seen_epoch not in (None, epoch):
-        record = replace(record, since_s=now_s, drain_since_s=None, drain_sent_s=None)
     if replica.state is ReplicaState.DRAINING and record.drain_since_s is None:
         record = replace(record, drain_since_s=now_s)
     was_ready = replica.was_ready or replica.state is ReplicaState.READY
