@@ -116,6 +116,8 @@ def test_the_docker_launcher_and_prometheus_are_chosen_by_their_sections() -> No
         ("launcher: dokcer", "launcher: expected 'process' or a mapping, got 'dokcer'"),
         ("source: prom", "source: expected 'frontend' or a mapping, got 'prom'"),
         ("source: {prometheus: {url: p}}", "source.prometheus.url: expected a URL such as"),
+        ("prometheus: {url: 'http://h:notaport'}", "prometheus.url: expected a URL such as"),
+        ("prometheus: {url: 'http://'}", "prometheus.url: expected a URL such as"),
         ("standby: -1", "standby: input should be greater than or equal to 0, got -1"),
         ("standby: 65", "less than or equal to 64, got 65"),
         ("standby: many", "standby: input should be a valid integer"),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+import httpx
 from cronsim import CronSim, CronSimError
 from pydantic import (
     BaseModel,
@@ -72,7 +73,13 @@ class PrometheusSection(Section):
     @field_validator("url")
     @classmethod
     def _check_url(cls, url: str) -> str:
-        if not url.startswith(("http://", "https://")):
+        try:
+            parsed = httpx.URL(url)
+        except httpx.InvalidURL as error:
+            raise ValueError(
+                f"expected a URL such as http://127.0.0.1:9090, got {url!r}: {error}"
+            ) from error
+        if parsed.scheme not in ("http", "https") or not parsed.host:
             raise ValueError(f"expected a URL such as http://127.0.0.1:9090, got {url!r}")
         return url.rstrip("/")
 

@@ -7,8 +7,10 @@ from hypothesis import strategies as st
 
 from tests.autoscaler.core.loads import PROFILE, UNIX_S
 from tideserve.autoscaler.core.load import Load
-from tideserve.autoscaler.core.policy import STALE_S, Inputs, PolicyState, decide
+from tideserve.autoscaler.core.policy import Inputs, PolicyState, decide
 from tideserve.autoscaler.core.settings import ModelPolicy, Trigger
+
+STALE_S = Load(0.0).good_for_s
 
 IDLE = Load(0.0, succeeded=10.0, rows=10.0, profile=PROFILE)
 BY_TRIGGER = ModelPolicy(max_replicas=50, hold_s=300.0, triggers=(Trigger("t", "q", 1.0),))

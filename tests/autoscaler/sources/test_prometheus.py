@@ -9,6 +9,7 @@ import pytest
 
 from tideserve.autoscaler.core.fleet import Model, ModelKey, Replica, ReplicaState, Snapshot
 from tideserve.autoscaler.core.load import Histogram, Sample
+from tideserve.autoscaler.core.window import LoadWindow
 from tideserve.autoscaler.sources.prometheus import Asked, PrometheusSamples
 from tideserve.autoscaler.sources.series import SELECTOR, EvenSeries, Point
 
@@ -41,7 +42,7 @@ class Server:
             samples.poll(client)
 
     def series(self, *series: tuple[str, dict[str, str], float], age_s: float = 0.5) -> None:
-        """These are what it scraped last, so long ago."""
+        """These are what it scraped last, so long ago; its own clock says 950 s more."""
         base = {"model": "digits", "version": "1"}
         self.answers[SELECTOR] = vector(
             *(
@@ -49,7 +50,8 @@ class Server:
                 for name, labels, value in series
             )
         )
-        self.answers[AGES] = vector((base, 1000.0 - age_s))
+        at_s = 950.0 + self.now_s
+        self.answers[AGES] = vector((base, at_s - age_s), at_s=at_s)
 
     def _answer(self, request: httpx.Request) -> httpx.Response:
         if self.broken is not None:
@@ -60,10 +62,10 @@ class Server:
         return httpx.Response(200, json={"status": "success", "data": self.answers[query]})
 
 
-def vector(*series: tuple[dict[str, str], float]) -> dict[str, Any]:
+def vector(*series: tuple[dict[str, str], float], at_s: float = 1000.0) -> dict[str, Any]:
     return {
         "resultType": "vector",
-        "result": [{"metric": labels, "value": [1000.0, str(value)]} for labels, value in series],
+        "result": [{"metric": labels, "value": [at_s, str(value)]} for labels, value in series],
     }
 
 
@@ -164,6 +166,9 @@ def test_triggers_are_read_by_model_and_defaults_are_for_the_others() -> None:
         (vector(), "expected one number, got 0 series"),
         (vector(({}, float("nan"))), "expected a number, got nan"),
         ({"resultType": "matrix", "result": []}, "got a matrix"),
+        ({"resultType": "vector", "result": [{"metric": {}, "histogram": []}]}, "another answer"),
+        ({"resultType": "vector", "result": [{"metric": {}, "value": [1]}]}, "another answer"),
+        ({"result": []}, "another answer"),
         (None, "refused 'q': parse error"),
     ],
 )
@@ -226,3 +231,40 @@ def test_asking_for_something_else_takes_effect_with_the_next_poll() -> None:
     samples.ask(Asked(loads=False, triggers={("digits", "t"): "q"}))
     server.poll(samples)
     assert samples.sample(SNAPSHOT, 50.0).triggers == {("digits", "t"): 2.0}
+
+
+@pytest.mark.parametrize("scrape_s", [1.0, 5.0, 15.0, 60.0])
+def test_a_steady_load_is_steady_however_seldom_it_is_scraped(scrape_s: float) -> None:
+    server = Server()
+    samples = server.samples(Asked())
+    window = LoadWindow()
+    for look in range(int(12 * scrape_s)):
+        server.now_s = 100.0 + look
+        scraped_s = look - look % scrape_s
+        server.series(("arrivals_total", {}, 100.0 * scraped_s), age_s=look - scraped_s)
+        server.poll(samples)
+        load = samples.sample(SNAPSHOT, server.now_s).loads.get(KEY)
+        assert load is not None or look < 3 * scrape_s, "a scrape is good until three are missed"
+        if load is not None:
+            window = window.push(load)
+    assert window.surge_rate((0.5, 1.0, 2.0)) <= 100.0
+    assert window.request_rate(4.0) == pytest.approx(100.0)
+    assert window.request_rate(20.0) == pytest.approx(100.0)
+
+
+def test_series_of_another_program_are_no_data(caplog: pytest.LogCaptureFixture) -> None:
+    server = Server()
+    samples = server.samples(Asked())
+    server.series(("arrivals_total", {}, 1), ("profile_seconds", {"batch_rows": "many"}, 1))
+    server.poll(samples)
+    assert samples.sample(SNAPSHOT, 50.0).loads == {}
+    assert "series of something else" in caplog.text
+
+
+def test_a_poll_ends_between_queries_when_it_is_closed() -> None:
+    server = Server()
+    samples = server.samples(Asked(loads=False, triggers={("digits", "t"): "q"}))
+    server.answers["q"] = vector(({}, 2.0))
+    samples.close()
+    server.poll(samples)
+    assert samples.sample(SNAPSHOT, 50.0).triggers == {}

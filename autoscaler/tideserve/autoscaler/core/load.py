@@ -21,7 +21,8 @@ class Load:
 
     `arrivals` (rejected and expired ones are among them) to `rows` and the histograms are
     counters that never fall: a source evens out restarts of what it reads. `rows`: executed.
-    `profile`: learned l(b), batch rows with seconds. The rest are gauges.
+    `profile`: learned l(b), batch rows with seconds. `good_for_s`: when it is older it is no
+    data (S2); a source that is renewed less often says more. The rest are gauges.
     """
 
     at_s: float
@@ -38,6 +39,7 @@ class Load:
     leased_requests: int = 0
     oldest_age_s: float = 0.0
     profile: tuple[tuple[int, float], ...] = ()
+    good_for_s: float = 5.0
 
 
 @dataclass(frozen=True, slots=True)

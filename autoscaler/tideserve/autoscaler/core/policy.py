@@ -24,7 +24,6 @@ FAST_S: Final = 4.0
 # A quantile of waits over less than this is of too few.
 MIN_WAITS_S: Final = 1.0
 SURGE_SPANS_S: Final = (0.5, 1.0, 2.0)
-STALE_S: Final = 5.0
 # Panic ends so long after its last sign.
 CALM_S: Final = 2.0
 MIN_HOLD_S: Final = 5.0
@@ -90,7 +89,7 @@ def decide(
     """One model version, one moment."""
     if state.began_s is None:
         state = replace(state, began_s=now_s, active_s=now_s, wants=((now_s, inputs.present),))
-    if inputs.load is None or now_s - inputs.load.at_s > STALE_S:
+    if inputs.load is None or now_s - inputs.load.at_s > inputs.load.good_for_s:
         return _without_data(state, inputs, policy)
     return _Decider(state, inputs, inputs.load, now_s, policy).decide()
 

@@ -14,7 +14,8 @@ STEP_S: Final = 0.2
 
 @dataclass(frozen=True, slots=True)
 class LoadWindow:
-    """Loads of the last `SPAN_S`, oldest first. `push` gives the next one."""
+    """Loads of the last `SPAN_S`, or of longer where they come seldom, oldest first. `push`
+    gives the next one."""
 
     loads: tuple[Load, ...] = ()
 
@@ -25,9 +26,8 @@ class LoadWindow:
             return self
         if len(loads) >= 2 and load.at_s - loads[-2].at_s < STEP_S:
             loads = loads[:-1]
-        keep = next(
-            (at for at, old in enumerate(loads) if old.at_s >= load.at_s - SPAN_S), len(loads)
-        )
+        begin_s = load.at_s - max(SPAN_S, 2.0 * load.good_for_s)
+        keep = next((at for at, old in enumerate(loads) if old.at_s >= begin_s), len(loads))
         return LoadWindow((*loads[keep:], load))
 
     @property

@@ -17,14 +17,21 @@ import httpx
 from tideserve.autoscaler.core.fleet import ModelKey, ReplicaState, Snapshot
 from tideserve.autoscaler.core.load import Load, Sample
 from tideserve.autoscaler.errors import SourceError
-from tideserve.autoscaler.sources.series import SELECTOR, EvenSeries, Point, Version, loads_of
+from tideserve.autoscaler.sources.series import (
+    SELECTOR,
+    EvenSeries,
+    Point,
+    Scrape,
+    Version,
+    loads_of,
+)
 
 _LOG: Final = logging.getLogger(__name__)
-_TIMEOUT_S: Final = 5.0
-# A scrape older than this, or than so many polls, is no data.
+_TIMEOUT_S: Final = 2.0
+# A scrape older than this, than so many polls, or than three scrapes, is no data.
 STALE_S: Final = 5.0
 STALE_POLLS: Final = 3.0
-# Of that a trigger's reading is held.
+# So long a trigger's reading is held, at least.
 _TRIGGER_STALE_S: Final = 15.0
 
 
@@ -44,6 +51,11 @@ class Asked:
     triggers: Mapping[tuple[str, str], str] = field(default_factory=dict)
     default_triggers: Mapping[str, str] = field(default_factory=dict)
     own: frozenset[str] = frozenset()
+
+    @property
+    def queries(self) -> frozenset[str]:
+        """Each once."""
+        return frozenset((*self.triggers.values(), *self.default_triggers.values()))
 
 
 class PrometheusSamples:
@@ -66,6 +78,7 @@ class PrometheusSamples:
         self._lock = threading.Lock()  # guards the two below
         self._loads: dict[Version, Load] = {}
         self._readings: dict[str, tuple[float, float]] = {}  # by query: value, when
+        self._scrapes: dict[Version, Scrape] = {}
         self._troubles: dict[str, str] = {}
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="prometheus", daemon=True)
@@ -98,7 +111,9 @@ class PrometheusSamples:
         asked = self._asked
         if asked.loads:
             self._told("loads", self._poll_loads, client)
-        for query in {*asked.triggers.values(), *asked.default_triggers.values()}:
+        for query in asked.queries:
+            if self._closing.is_set():
+                return
             self._told(query, self._poll_trigger, client)
 
     # --- asking ---------------------------------------------------------------------------
@@ -125,10 +140,7 @@ class PrometheusSamples:
             _LOG.info("Prometheus at %s answers again for %s", self._url, what)
 
     def _poll_loads(self, client: httpx.Client, _what: str) -> None:
-        ages = {
-            (labels.get("model", ""), labels.get("version", "")): at - value
-            for labels, at, value in _query(client, "timestamp(tideserve_arrivals_total)")
-        }
+        scraped = _query(client, "timestamp(tideserve_arrivals_total)")
         points = [
             Point(
                 labels.pop("__name__", ""),
@@ -138,8 +150,25 @@ class PrometheusSamples:
             for labels, _, value in _query(client, SELECTOR)
         ]
         now_s = self._clock()
-        at_s = {version: now_s - max(0.0, age_s) for version, age_s in ages.items()}
-        loads = loads_of(self._series.even(points), at_s)
+        # Of several frontends the one that was scraped first: the sum is no newer.
+        oldest: dict[Version, tuple[float, float]] = {}
+        for labels, at, scraped_s in scraped:
+            version = (labels.get("model", ""), labels.get("version", ""))
+            oldest[version] = min(oldest.get(version, (scraped_s, at)), (scraped_s, at))
+        scrapes = {
+            version: self._scrapes.get(version, Scrape(scraped_s, now_s - (at - scraped_s))).next(
+                scraped_s, now_s - max(0.0, at - scraped_s)
+            )
+            for version, (scraped_s, at) in oldest.items()
+        }
+        self._scrapes = scrapes
+        good_for_s = max(STALE_S, STALE_POLLS * self._interval_s)
+        try:
+            loads = loads_of(self._series.even(points), scrapes, good_for_s)
+        except ValueError as error:
+            raise SourceError(
+                f"Prometheus at {self._url} has tideserve_* series of something else: {error}"
+            ) from error
         with self._lock:
             self._loads = loads
         if not loads:
@@ -170,7 +199,9 @@ class PrometheusSamples:
         queries = dict(asked.triggers)
         for model in {model.key.name for model in snapshot.models} - asked.own:
             queries |= {(model, name): query for name, query in asked.default_triggers.items()}
-        limit_s = max(_TRIGGER_STALE_S, STALE_POLLS * self._interval_s)
+        # One poll may wait for every other query in vain.
+        poll_s = self._interval_s + _TIMEOUT_S * len(asked.queries)
+        limit_s = max(_TRIGGER_STALE_S, STALE_POLLS * poll_s)
         return {
             key: readings[query][0]
             for key, query in queries.items()
@@ -182,10 +213,9 @@ class PrometheusSamples:
     ) -> dict[ModelKey, Load]:
         """Metrics do not tell generations apart: the one that serves has the load, one that
         is still loading none."""
-        limit_s = max(STALE_S, STALE_POLLS * self._interval_s)
         found: dict[ModelKey, Load] = {}
         for version, load in loads.items():
-            if now_s - load.at_s > limit_s:
+            if now_s - load.at_s > load.good_for_s:
                 continue
             keys = [
                 model.key
@@ -194,10 +224,8 @@ class PrometheusSamples:
             ]
             keys.sort(key=lambda key: -_ready(snapshot, key))
             for position, key in enumerate(keys):
-                # The policy takes what is older than its own few seconds for no data; here
-                # the scrape interval says how old is old.
-                shown = replace(load, at_s=max(load.at_s, now_s - STALE_S / 2))
-                found[key] = shown if position == 0 else Load(at_s=shown.at_s)
+                idle = Load(at_s=load.at_s, good_for_s=load.good_for_s)
+                found[key] = load if position == 0 else idle
         return found
 
 
@@ -219,7 +247,16 @@ def _query(client: httpx.Client, query: str) -> list[tuple[dict[str, str], float
         raise SourceError(
             f"Prometheus at {client.base_url} refused {query!r}: {said or response.status_code}"
         )
-    data = document["data"]
+    try:
+        return _series_of(document["data"], query)
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        # A native histogram has no value, for one.
+        raise SourceError(
+            f"{query!r}: expected series with one number each, got another answer ({error!r})"
+        ) from error
+
+
+def _series_of(data: Any, query: str) -> list[tuple[dict[str, str], float, float]]:
     if data["resultType"] == "scalar":
         at, value = data["result"]
         return [({}, float(at), float(value))]

@@ -93,6 +93,7 @@ def added(before: Load, load: Load) -> Load:
         leased_requests=load.leased_requests,
         oldest_age_s=load.oldest_age_s,
         profile=load.profile or before.profile,
+        good_for_s=load.good_for_s,
     )
 
 

@@ -79,18 +79,41 @@ class EvenSeries:
         return Point(point.name, point.labels, counter.before + point.value)
 
 
-def loads_of(points: Iterable[Point], at_s: Mapping[Version, float]) -> dict[Version, Load]:
-    """Summed over frontends. `at_s`: when each version's numbers were true; one without is
-    left out."""
+@dataclass(frozen=True, slots=True)
+class Scrape:
+    """When a version's numbers were true: `scraped_s` on Prometheus' clock, `at_s` on ours.
+    `apart_s`: from the scrape before."""
+
+    scraped_s: float
+    at_s: float
+    apart_s: float = 0.0
+
+    def next(self, scraped_s: float, at_s: float) -> "Scrape":
+        """The same one, or a later one."""
+        if scraped_s <= self.scraped_s:
+            return self
+        return Scrape(scraped_s, at_s, scraped_s - self.scraped_s)
+
+
+def loads_of(
+    points: Iterable[Point], scrapes: Mapping[Version, Scrape], good_for_s: float
+) -> dict[Version, Load]:
+    """Summed over frontends; a version without a scrape is left out. A load is good for three
+    scrapes, at least for `good_for_s`. Raises ValueError for labels that are no numbers."""
     numbers: dict[Version, list[Point]] = {}
     for point in points:
         version = (point.label("model"), point.label("version"))
-        if version in at_s:
+        if version in scrapes:
             numbers.setdefault(version, []).append(point)
-    return {version: _load(found, at_s[version]) for version, found in numbers.items()}
+    return {
+        version: _load(
+            found, scrapes[version].at_s, max(good_for_s, 3.0 * scrapes[version].apart_s)
+        )
+        for version, found in numbers.items()
+    }
 
 
-def _load(points: list[Point], at_s: float) -> Load:
+def _load(points: list[Point], at_s: float, good_for_s: float) -> Load:
     def total(name: str, **labels: str) -> float:
         return sum(
             point.value
@@ -115,6 +138,7 @@ def _load(points: list[Point], at_s: float) -> Load:
         leased_requests=round(total("leased_requests")),
         oldest_age_s=max(ages, default=0.0),
         profile=_profile(points),
+        good_for_s=good_for_s,
     )
 
 
