@@ -100,6 +100,11 @@ def test_the_docker_launcher_and_prometheus_are_chosen_by_their_sections() -> No
     assert file.prometheus_server.interval == 2.0
 
 
+def test_merge_keys_are_yaml_like_any_other() -> None:
+    file = parse("defaults: &d {max: 3, hold: 7s}\nmodels: {a: {<<: *d, max: 5}}")
+    assert (file.models["a"].max, file.models["a"].hold) == (5, 7.0)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

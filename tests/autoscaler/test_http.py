@@ -8,7 +8,7 @@ import httpx
 import pytest
 from prometheus_client import CollectorRegistry, Gauge
 
-from tideserve.autoscaler.errors import NoSuchReplicaError, SettingsError
+from tideserve.autoscaler.errors import LaunchError, NoSuchReplicaError, SettingsError
 from tideserve.autoscaler.http import HttpServer
 
 
@@ -18,6 +18,8 @@ class Decisions:
 
 
 def log_of(replica_id: str, lines: int) -> tuple[str, ...]:
+    if replica_id == "down":
+        raise LaunchError("the engine does not answer")
     if replica_id != "a/b":
         raise NoSuchReplicaError(f"no log of a replica {replica_id!r} is kept here")
     return tuple(f"line {number}" for number in range(10))[-lines:]
@@ -51,6 +53,7 @@ def test_metrics_health_and_decisions_are_for_anyone(client: httpx.Client) -> No
     assert client.get("/healthz").text == "ok\n"
     assert client.get("/decisions?count=2").json() == [{"desired": 3}, {"desired": 4}]
     assert len(client.get("/decisions?count=many").json()) == 5
+    assert len(client.get(f"/decisions?count={'9' * 5000}").json()) == 5
 
 
 def test_a_log_needs_the_token(client: httpx.Client) -> None:
@@ -66,6 +69,8 @@ def test_an_unknown_replica_and_an_unknown_page_are_404(client: httpx.Client) ->
     headers = {"Authorization": "Bearer secret"}
     response = client.get("/replicas/x/log", headers=headers)
     assert (response.status_code, "no log of a replica 'x'" in response.text) == (404, True)
+    response = client.get("/replicas/down/log", headers=headers)
+    assert (response.status_code, response.text) == (503, "the engine does not answer\n")
     response = client.get("/nothing")
     assert (response.status_code, "expected /metrics" in response.text) == (404, True)
     assert client.post("/metrics").status_code == 501

@@ -90,7 +90,9 @@ def test_the_same_again_is_no_line_but_something_done_is(path: Path) -> None:
         ("one", ["kill a"]),
         ("one", []),
     ]
-    assert metrics.changed == [[KEY], [], [], [KEY]]
+    record(log, Decision(2, "two"))
+    # The metric counts changes of desired; another limit alone is a line only.
+    assert metrics.changed == [[KEY], [], [], [], [KEY]]
 
 
 def test_what_is_done_for_no_model_is_a_line_of_its_own(path: Path) -> None:
@@ -134,3 +136,28 @@ def test_a_file_that_cannot_be_written_is_told_once(
     assert len(log.recent()) == 2
     (message,) = caplog.messages
     assert "cannot be written" in message
+
+
+def test_a_file_that_cannot_be_put_aside_is_told_and_written_on(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = DecisionLog(path, Metrics(), max_file_bytes=300)
+    log.open()
+    in_the_way = path.with_name("decisions.jsonl.1")
+    (in_the_way / "full").mkdir(parents=True)
+    for count in range(6):
+        record(log, Decision(count, "x"))
+    log.close()
+    assert [line["desired"] for line in lines(path)] == list(range(6))
+    (message,) = caplog.messages
+    assert "cannot be written" in message
+
+
+def test_a_full_disk_is_told_again_after_it_was_well(caplog: pytest.LogCaptureFixture) -> None:
+    log = DecisionLog(Path("/dev/full"), Metrics())
+    log.open()
+    record(log, Decision(1, "one"))
+    record(log, Decision(2, "two"))
+    log.close()
+    assert len(caplog.messages) == 1
+    assert [entry["desired"] for entry in log.recent()] == [1, 2]

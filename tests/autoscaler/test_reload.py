@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from tideserve.autoscaler.config import AutoscalerFile
-from tideserve.autoscaler.config_file import read_config
 from tideserve.autoscaler.reload import LOOK_S, WatchedConfig
 
 
@@ -19,7 +18,7 @@ class Editor:
         self.now_s = 0.0
         self.edits = 0
         self.write("standby: 1")
-        self.watched = WatchedConfig(path, read_config(path), lambda: self.now_s)
+        self.watched = WatchedConfig(path, lambda: self.now_s)
 
     def write(self, text: str) -> None:
         self.path.write_text(text)

@@ -172,6 +172,25 @@ def test_smaller_windows_of_the_server_are_kept() -> None:
     assert exchange(client, server, b"m" * 50_000, b"").status == 0
 
 
+def test_a_window_that_shrinks_below_what_is_on_the_way_is_paid_back_first() -> None:
+    client, server = connected()
+    server.reads = False
+    client.begin(b"m" * 200_000)
+    talk(client, server)
+    sent = len(server.bodies[1])
+    assert sent == 65_535
+    server.h2.update_settings({4: 1000})
+    talk(client, server)
+    server.h2.increment_flow_control_window(100_000)
+    server.h2.increment_flow_control_window(40_000, 1)
+    talk(client, server)
+    # 65,535 - 1,000 of the 40,000 are debt: nothing may be sent. h2 refuses what is too much.
+    assert len(server.bodies[1]) == sent
+    server.h2.increment_flow_control_window(60_000, 1)
+    talk(client, server)
+    assert len(server.bodies[1]) == sent + 100_000 - 64_535
+
+
 def test_pings_are_answered_and_a_server_that_leaves_finishes_the_call() -> None:
     client, server = connected()
     client.begin(b"x")

@@ -18,7 +18,6 @@ import typer
 
 from tideserve.autoscaler.assembly import Plan, next_decisions, rules_of, run
 from tideserve.autoscaler.config import MAX_REPLICAS, AutoscalerFile, ServerSection
-from tideserve.autoscaler.config_file import read_config
 from tideserve.autoscaler.core.decision import Policy
 from tideserve.autoscaler.core.elastic import ElasticPolicy
 from tideserve.autoscaler.core.fixed import FixedCount
@@ -26,6 +25,7 @@ from tideserve.autoscaler.core.settings import Device
 from tideserve.autoscaler.core.state import Rules
 from tideserve.autoscaler.errors import AutoscalerError, SettingsError
 from tideserve.autoscaler.explain import explain as explanation
+from tideserve.autoscaler.reload import WatchedConfig
 from tideserve.autoscaler.sources.frontend import FrontendSettings
 
 _LOG: Final = logging.getLogger("tideserve.autoscaler")
@@ -109,7 +109,8 @@ def autoscale(
         return
     try:
         _set_up_logging(log_level)
-        config = read_config(file) if file is not None else None
+        watched = WatchedConfig(file) if file is not None else None
+        config = watched.config if watched is not None else None
         server = config.server if config is not None else ServerSection()
         where = address or server.address
         port = _port_of(where)
@@ -133,8 +134,7 @@ def autoscale(
             state_dir=state_dir or _default_state_dir(port),
             policy=policy,
             rules=rules,
-            file=config,
-            file_path=file,
+            watched=watched,
             stop_timeout_s=drain_timeout_s,
             child=child,
             dry_run=dry_run,

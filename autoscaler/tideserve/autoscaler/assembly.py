@@ -41,21 +41,25 @@ _EXPLAIN_LOOKS_S: Final = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All that is known before the start. `file` None: `policy` is fixed. `http_port` None: no
+    """All that is known before the start. `watched` None: there is no file, `policy` is fixed. `http_port` None: no
     HTTP server; 0: any port."""
 
     frontend: FrontendSettings
     state_dir: Path
     policy: Policy
     rules: Rules
-    file: AutoscalerFile | None = None
-    file_path: Path | None = None
+    watched: WatchedConfig | None = None
     stop_timeout_s: float = 10.0
     child: bool = False
     dry_run: bool = False
     http_host: str = "127.0.0.1"
     http_port: int | None = None
     environment: dict[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def file(self) -> AutoscalerFile | None:
+        """As it was at the start, or was edited since."""
+        return None if self.watched is None else self.watched.config
 
 
 def run(plan: Plan) -> Ending:
@@ -91,7 +95,6 @@ def run(plan: Plan) -> Ending:
             frontend = replace(frontend, http_address=http.address)
         open_samples()
         parts.callback(samples.close)
-        watched = _watched(plan)
         loop = Loop(
             watch,
             samples,
@@ -108,7 +111,7 @@ def run(plan: Plan) -> Ending:
             wake,
             life=frontend.generation,
             journal=None if plan.dry_run else journal,
-            changes=lambda: _changes(watched, plan, samples),
+            changes=lambda: _changes(plan, samples),
             orphaned=lambda: plan.child and os.getppid() != parent,
         )
         _obey_signals(loop, child=plan.child)
@@ -210,13 +213,16 @@ def _samples(plan: Plan, watch: FrontendWatch) -> tuple[_OpenSamples, Callable[[
     server = file.prometheus_server if file is not None else None
     if file is None or server is None:
         return _WatchSamples(watch), lambda: None
-    prometheus = PrometheusSamples(server.url, server.interval, watch, _asked(file))
+    prometheus = PrometheusSamples(
+        server.url, server.interval, watch, _asked(file, loads=file.source != "frontend")
+    )
     return prometheus, prometheus.start
 
 
-def _asked(file: AutoscalerFile) -> Asked:
+def _asked(file: AutoscalerFile, *, loads: bool) -> Asked:
+    """`loads` is of the start: a change of `source` waits for the next one."""
     return Asked(
-        loads=file.source != "frontend",
+        loads=loads,
         triggers={
             (name, trigger.name): trigger.query
             for name, model in file.models.items()
@@ -227,22 +233,14 @@ def _asked(file: AutoscalerFile) -> Asked:
     )
 
 
-def _watched(plan: Plan) -> WatchedConfig | None:
-    if plan.file is None or plan.file_path is None:
-        return None
-    return WatchedConfig(plan.file_path, plan.file, time.monotonic)
-
-
-def _changes(
-    watched: WatchedConfig | None, plan: Plan, samples: _OpenSamples
-) -> tuple[Policy, Rules] | None:
-    edited = watched.look() if watched is not None else None
+def _changes(plan: Plan, samples: _OpenSamples) -> tuple[Policy, Rules] | None:
+    edited = plan.watched.look() if plan.watched is not None else None
     if edited is None:
         return None
     assert isinstance(plan.policy, ElasticPolicy), "a file goes with its policy"
     plan.policy.adopt(edited.scaling())
     if isinstance(samples, PrometheusSamples):
-        samples.ask(_asked(edited))
+        samples.ask(_asked(edited, loads=samples.gives_loads))
     return plan.policy, rules_of(edited, plan.rules)
 
 

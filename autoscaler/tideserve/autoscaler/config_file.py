@@ -13,6 +13,7 @@ from tideserve.autoscaler.config import AutoscalerFile
 from tideserve.autoscaler.errors import ConfigError
 
 MAX_BYTES: Final = 1 << 20
+_MERGE: Final = "tag:yaml.org,2002:merge"
 
 
 def read_config(path: Path) -> AutoscalerFile:
@@ -52,6 +53,8 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Hashable] = set()
         for key_node, _ in node.value:
+            if key_node.tag == _MERGE:  # what it brings in gives way to what stands here
+                continue
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, Hashable) and key in seen:
                 raise yaml.constructor.ConstructorError(

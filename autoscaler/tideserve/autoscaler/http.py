@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
-from tideserve.autoscaler.errors import NoSuchReplicaError, SettingsError
+from tideserve.autoscaler.errors import AutoscalerError, NoSuchReplicaError, SettingsError
 
 _LOG: Final = logging.getLogger(__name__)
 MAX_LINES: Final = 5000
@@ -21,6 +21,7 @@ DEFAULT_LINES: Final = 200
 _JSON: Final = "application/json"
 _TEXT: Final = "text/plain; charset=utf-8"
 _CALLER_TIMEOUT_S: Final = 5.0
+_MAX_DIGITS: Final = 9
 
 
 class Decisions(Protocol):
@@ -115,6 +116,8 @@ class HttpServer:
             lines = self._log_of(replica_id, _number(query, "lines", DEFAULT_LINES))
         except NoSuchReplicaError as error:
             return _words(HTTPStatus.NOT_FOUND, str(error))
+        except AutoscalerError as error:
+            return _words(HTTPStatus.SERVICE_UNAVAILABLE, str(error))
         return HTTPStatus.OK, _TEXT, "".join(f"{line}\n" for line in lines).encode()
 
     def _bind(self) -> ThreadingHTTPServer:
@@ -159,7 +162,8 @@ def _handler(server: HttpServer) -> type[BaseHTTPRequestHandler]:
 
 def _number(query: dict[str, list[str]], name: str, default: int) -> int:
     text = query.get(name, [""])[-1]
-    return min(MAX_LINES, int(text)) if text.isascii() and text.isdigit() else default
+    is_number = text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS
+    return min(MAX_LINES, int(text)) if is_number else default
 
 
 def _words(status: HTTPStatus, text: str) -> tuple[HTTPStatus, str, bytes]:

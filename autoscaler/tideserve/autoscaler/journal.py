@@ -60,9 +60,12 @@ class DecisionLog:
             self._break(error)
 
     def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        file, self._file = self._file, None
+        if file is not None:
+            try:
+                file.close()
+            except OSError as error:  # a full disk, found by the last flush
+                self._break(error)
 
     def recent(self, count: int = KEPT) -> list[dict[str, Any]]:
         """The newest entries, oldest first."""
@@ -80,7 +83,8 @@ class DecisionLog:
         """One look of the loop."""
         outcomes = {key: (d.desired, d.limited_by) for key, d in decisions.items()}
         changed = [key for key in decisions if self._last.get(key) != outcomes[key]]
-        self._metrics.record(now_s, snapshot, decisions, changed)
+        moved = [k for k in changed if k not in self._last or self._last[k][0] != outcomes[k][0]]
+        self._metrics.record(now_s, snapshot, decisions, moved)
         by_model = _by_model(actions, snapshot)
         self._last = outcomes
         for key in sorted(decisions.keys() & {*changed, *by_model}):
@@ -99,16 +103,20 @@ class DecisionLog:
             self._file.flush()
             if self._file.tell() >= self._max_file_bytes:
                 self._rotate()
+            self._broken = False
         except OSError as error:
             self._break(error)
 
     def _rotate(self) -> None:
-        assert self._file is not None
-        self._file.close()
-        self._path.replace(self._path.with_name(f"{self._path.name}.1"))
-        self._file = self._path.open("a", encoding="utf-8")
+        """Where the old file cannot be put aside, it goes on in it."""
+        self.close()
+        try:
+            self._path.replace(self._path.with_name(f"{self._path.name}.1"))
+        finally:
+            self._file = self._path.open("a", encoding="utf-8")
 
     def _break(self, error: OSError) -> None:
+        """Once for each time that it breaks."""
         if not self._broken:
             _LOG.error("the decision log %s cannot be written: %s", self._path, error)
         self._broken = True

@@ -101,10 +101,19 @@ class AutoscalerMetrics:
         self._counted = set(ready)
 
     def _forget(self, known: Set[tuple[str, str]]) -> None:
-        """Gauges of versions that are gone."""
+        """All series of versions that are gone."""
+        every = (
+            self._desired,
+            self._ready,
+            self._starting,
+            self._startup_s,
+            self._decisions,
+            self._replica_s,
+            self._cost,
+        )
         for labels in self._shown - known:
-            for gauge in (self._desired, self._ready, self._starting):
-                gauge.remove(*labels)
+            for metric in every:
+                metric.remove_by_labels(dict(zip(_MODEL, labels, strict=True)))
         self._shown = set(known)
 
     def _gauge(self, name: str, text: str) -> Gauge:

@@ -1,6 +1,7 @@
 """The autoscaler file while it is edited: a good edit takes effect, a bad one is told once."""
 
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -16,15 +17,17 @@ _FIXED: Final = ("server", "source", "launcher", "prometheus")
 
 
 class WatchedConfig:
-    """Owns the newest good configuration of one file. `look` from the loop, as often as it
+    """Owns the newest good configuration of one file, which the constructor reads first (raises
+    `ConfigError`). `look` from the loop, as often as it
     likes: the file is looked at every `LOOK_S`, and read once it was the same at two looks."""
 
-    def __init__(self, path: Path, config: AutoscalerFile, clock: Callable[[], float]) -> None:
-        self.config = config
+    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self._path = path
         self._clock = clock
         self._next_s = clock() + LOOK_S
+        # Before it is read: an edit in between is then seen as one.
         self._seen = self._last = _stamp(path)
+        self.config = read_config(path)
 
     def look(self) -> AutoscalerFile | None:
         """The new configuration once after a good edit, else None."""

@@ -183,7 +183,8 @@ class UnaryConnection:
     # --- sending --------------------------------------------------------------------------
 
     def _send_data(self) -> None:
-        room = min(self._window, self._stream_window, len(self._unsent), _SEND_BYTES)
+        # Negative where the server made its window smaller than what is on the way.
+        room = max(0, min(self._window, self._stream_window, len(self._unsent), _SEND_BYTES))
         self._window -= room
         self._stream_window -= room
         while room > 0:

@@ -136,21 +136,25 @@ class DockerLauncher:
         self._poke.set()
 
     def log(self, replica_id: str, tail_lines: int) -> tuple[str, ...]:
-        """From any thread; of a removed one the last lines, while they are remembered."""
+        """From any thread; of a removed one the last lines, while they are remembered. Only of
+        this launcher's own: an engine has other people's containers too."""
+        if self._table.get(replica_id) is None:
+            return self._last_lines(replica_id)[-tail_lines:]
         engine = self._connect()
         try:
             return engine.tail(container_name(replica_id), tail_lines)
         except EngineRefusedError as error:
             if error.status != _NOT_FOUND:
                 raise
-            lines = self._table.last_lines(replica_id)
-            if lines is None:
-                raise NoSuchReplicaError(
-                    f"no container of a replica {replica_id!r} is at the engine"
-                ) from error
-            return lines[-tail_lines:]
+            return self._last_lines(replica_id)[-tail_lines:]
         finally:
             engine.close()
+
+    def _last_lines(self, replica_id: str) -> tuple[str, ...]:
+        lines = self._table.last_lines(replica_id)
+        if lines is None:
+            raise NoSuchReplicaError(f"no container of a replica {replica_id!r} is at the engine")
+        return lines
 
     # --- starting -------------------------------------------------------------------------
 

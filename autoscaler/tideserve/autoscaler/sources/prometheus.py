@@ -92,6 +92,11 @@ class PrometheusSamples:
         if self._thread.is_alive():
             self._thread.join()
 
+    @property
+    def gives_loads(self) -> bool:
+        """Not only triggers."""
+        return self._asked.loads
+
     def ask(self, asked: Asked) -> None:
         """From now on, for these: the file was edited."""
         self._asked = asked
