@@ -3,9 +3,11 @@
 No frontend is there: a replica looks for one for 20 s, long enough to be looked at.
 """
 
+import json
 import os
 import subprocess
 import threading
+from collections.abc import Iterator
 
 import pytest
 
@@ -18,6 +20,22 @@ from tideserve.autoscaler.launchers.docker import DockerLauncher
 
 pytestmark = pytest.mark.docker
 MIB = 1024 * 1024
+
+
+@pytest.fixture
+def greedy_image(image: str) -> Iterator[str]:
+    """The server's image, but what runs in it writes a GiB. A replica under too small a limit
+    would not do: the kernel drops and reads its program's pages again, for minutes."""
+    name = "tideserve-test:greedy"
+    entrypoint = json.dumps(["python3", "-c", "b'x' * (1 << 30)"])
+    subprocess.run(
+        ["docker", "build", "--quiet", "--tag", name, "-"],
+        input=f"FROM {image}\nENTRYPOINT {entrypoint}\n".encode(),
+        check=True,
+        capture_output=True,
+    )
+    yield name
+    subprocess.run(["docker", "image", "rm", "--force", name], check=True, capture_output=True)
 
 
 def test_a_replica_is_a_locked_down_container_with_the_token_in_its_environment_only(
@@ -89,11 +107,13 @@ def test_logs_of_a_removed_replica_are_remembered_and_those_of_none_are_an_error
         launcher.log("never-1-0-a", 20)
 
 
-def test_running_out_of_memory_is_said_in_words(open_launcher: OpenLauncher) -> None:
-    launcher = open_launcher()
-    launcher.start(spec("greedy-1-0-a", memory_bytes=16 * MIB))
+def test_running_out_of_memory_is_said_in_words(
+    open_launcher: OpenLauncher, greedy_image: str
+) -> None:
+    launcher = open_launcher(image=greedy_image)
+    launcher.start(spec("greedy-1-0-a", memory_bytes=128 * MIB))
     cause = exit_of(launcher, "greedy-1-0-a").cause
-    assert cause == "out of memory: killed at its limit of 16 MiB (exit code 137)"
+    assert cause == "out of memory: killed at its limit of 128 MiB (exit code 137)"
 
 
 def test_a_later_launcher_adopts_what_runs_and_what_ended_and_removes_what_was_prepared(

@@ -10,6 +10,7 @@ from tests.server.samples import make_config, make_found, make_request
 from tideserve.server.errors import Code
 from tideserve.server.front import Call, Cancel
 from tideserve.server.models import ModelKey, ModelState
+from tideserve.server.stranding import GRACE_S
 from tideserve.v1 import control_pb2, methods, replica_pb2
 from tideserve.v1.inference_pb2 import (
     ModelInferRequest,
@@ -866,10 +867,9 @@ def test_a_model_that_is_not_there_cannot_be_pinned() -> None:
     assert "version 7" in status.message
 
 
-def test_the_first_arrival_at_a_model_without_replicas_is_told_at_once() -> None:
-    world = World()
+def at_zero(world: World) -> None:
+    """Its only replica is drained and leaves."""
     replica = world.replica()
-    call_id = watch(world)
     world.answer(
         world.call(control("DrainReplica"), control_pb2.DrainReplicaRequest(replica_id="r")),
         control_pb2.DrainReplicaResponse,
@@ -877,6 +877,12 @@ def test_the_first_arrival_at_a_model_without_replicas_is_told_at_once() -> None
     world.answer(replica.exchange(), ExchangeResponse)
     world.cancel(replica.life_line)
     world.turn(after_s=0.1)
+
+
+def test_the_first_arrival_at_a_model_without_replicas_is_told_at_once() -> None:
+    world = World()
+    call_id = watch(world, generation=1)
+    at_zero(world)
     before = len(snapshots(world, call_id))
 
     waiting = world.infer()
@@ -886,3 +892,37 @@ def test_the_first_arrival_at_a_model_without_replicas_is_told_at_once() -> None
     assert len(told) == before + 1
     assert (told[-1].models[0].queued_requests, len(told[-1].replicas)) == (1, 0)
     assert world.is_open(waiting)
+
+
+def test_at_zero_without_an_autoscaler_calls_fail_after_a_grace_and_an_autoscaler_mends_it() -> (
+    None
+):
+    world = World()
+    autoscaler = watch(world, generation=1)
+    at_zero(world)
+    world.turn(after_s=GRACE_S + 1.0)
+    waiting = world.infer()
+    world.cancel(autoscaler)
+    world.turn(after_s=0.1)
+    world.turn(after_s=GRACE_S - 1.0)
+    assert world.is_open(waiting)
+
+    world.turn(after_s=1.1)
+    for call_id in (waiting, world.infer()):
+        status = world.failed(call_id)
+        assert status.code == Code.UNAVAILABLE
+        assert "no autoscaler is connected" in status.message
+
+    watcher = watch(world, generation=2)
+    assert snapshots(world, watcher)[0].models[0].state == control_pb2.MODEL_READY
+    waiting = world.infer()
+    world.turn(after_s=0.1)
+    assert world.is_open(waiting)
+
+
+def test_decisions_of_nobody_are_refused() -> None:
+    world = World()
+    status = world.failed(
+        world.call(control("ReportDecisions"), control_pb2.ReportDecisionsRequest())
+    )
+    assert status.code == Code.INVALID_ARGUMENT

@@ -93,6 +93,7 @@ class Dispatcher:
         if now_s >= self._next_tick_s:
             self._next_tick_s = now_s + TICK_S
             self._perform(retire(self._models, self._scheduler, self._services.replicas), now_s)
+            self._perform(self._services.control.on_tick(now_s), now_s)
             self._services.control.push(now_s)
         if self._models.changes != self._seen_changes:
             self._on_models_changed(now_s)

@@ -155,6 +155,15 @@ class ModelTable:
             entry.enter(ModelState.UNAVAILABLE, reason)
             self._changed()
 
+    def recover(self, key: ModelKey) -> None:
+        """What kept a version that was READY before from being served is over."""
+        entry = self.entries.get(key)
+        if entry is None or entry.spec is None or entry.state is not ModelState.UNAVAILABLE:
+            return
+        entry.enter(ModelState.READY)
+        self._retire_replaced(key.name)
+        self._changed()
+
     # --- who asks -------------------------------------------------------------------------
 
     def bind(self, name: str, version: str) -> ModelEntry:

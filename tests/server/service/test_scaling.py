@@ -48,7 +48,15 @@ def test_the_newest_decision_is_shown_with_its_age_until_it_is_old() -> None:
     assert dict(message.decision.inputs) == {"rate": 1.5}
     assert not shown(board, OTHER, 12.5).HasField("decision")
     assert not shown(board, KEY, 11.0 + STALE_S + 0.1).HasField("decision")
-    assert board.autoscaler_http == ""
+    assert board.autoscaler_http(12.5) == ""
+
+
+def test_an_autoscaler_that_no_longer_reports_is_not_named() -> None:
+    board = ScalingBoard()
+    assert board.autoscaler_http(0.0) == ""
+    board.report(report(KEY, http="h:1"), 10.0)
+    assert board.autoscaler_http(10.0 + STALE_S) == "h:1"
+    assert board.autoscaler_http(10.0 + STALE_S + 0.1) == ""
 
 
 def test_a_pin_is_by_version_outlives_a_reload_and_ends_by_the_clock() -> None:

@@ -20,6 +20,7 @@ from tideserve.server.service.messages import parse
 from tideserve.server.service.replicas import ReplicaService
 from tideserve.server.service.scaling import ScalingBoard
 from tideserve.server.service.snapshot import snapshot
+from tideserve.server.stranding import Stranding
 from tideserve.v1.control_pb2 import (
     AnnounceRequest,
     AnnounceResponse,
@@ -69,6 +70,7 @@ class ControlService:
         self._frontend_epoch = frontend_epoch
         self._watchers: dict[int, _Watcher] = {}
         self._board = ScalingBoard()
+        self._stranding = Stranding(models, scheduler)
         self._generation = 0
         self._seen: tuple[object, ...] = ()
         self.stopping = False
@@ -82,6 +84,7 @@ class ControlService:
             raise QueueFullError(f"expected at most {MAX_WATCHERS} watchers at a time")
         if message.autoscaler_generation:
             self._take_over(message.autoscaler_generation)
+            self._stranding.look(has_autoscaler=True, now_s=now_s)
         interval_s = max(MIN_INTERVAL_S, message.interval_s or DEFAULT_INTERVAL_S)
         self._watchers[call.call_id] = _Watcher(
             interval_s, message.autoscaler_generation, now_s + interval_s
@@ -156,6 +159,8 @@ class ControlService:
     def on_report_decisions(self, call: Call, now_s: float) -> None:
         """The autoscaler says what it wants and why."""
         message = parse(ReportDecisionsRequest, call.payload)
+        if not message.autoscaler_generation:
+            raise InvalidRequestError("expected an autoscaler_generation from 1 up, got 0")
         self._check(message.autoscaler_generation)
         self._board.report(message, now_s)
         self._front.respond(call.call_id, ReportDecisionsResponse().SerializeToString())
@@ -184,6 +189,11 @@ class ControlService:
         self._watchers.pop(call_id, None)
 
     # --- time and change ------------------------------------------------------------------
+
+    def on_tick(self, now_s: float) -> list[Action]:
+        """Versions at zero are held ready for an autoscaler only while there is one."""
+        has_autoscaler = any(watcher.generation for watcher in self._watchers.values())
+        return self._stranding.look(has_autoscaler=has_autoscaler, now_s=now_s)
 
     def push(self, now_s: float) -> None:
         """Sends snapshots to the watchers that are due, and to all if something changed."""

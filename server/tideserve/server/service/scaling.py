@@ -30,13 +30,15 @@ class ScalingBoard:
 
     def __init__(self) -> None:
         self.changes = 0
-        self.autoscaler_http = ""
+        self._http = ""
+        self._reported_s = 0.0
         self._decisions: dict[ModelKey, tuple[control_pb2.Decision, float]] = {}
         self._pins: dict[tuple[str, int], _Pin] = {}
 
     def report(self, message: ReportDecisionsRequest, now_s: float) -> None:
         """The newest autoscaler's word on everything; what it does not name is forgotten."""
-        self.autoscaler_http = message.autoscaler_http
+        self._http = message.autoscaler_http
+        self._reported_s = now_s
         self._decisions = {
             ModelKey(one.model_name, one.model_version, one.generation): (one.decision, now_s)
             for one in message.decisions
@@ -72,6 +74,10 @@ class ScalingBoard:
         for version in over:
             del self._pins[version]
         self.changes += bool(over)
+
+    def autoscaler_http(self, now_s: float) -> str:
+        """Where the newest autoscaler answers HTTP; empty if none has reported lately."""
+        return self._http if now_s - self._reported_s <= STALE_S else ""
 
     def show(self, message: ModelSnapshot, key: ModelKey, now_s: float) -> None:
         """Writes what is known of a version into its snapshot."""

@@ -33,7 +33,7 @@ def snapshot(
         time_s=now_s,
         frontend_epoch=frontend_epoch,
         stopping=stopping,
-        autoscaler_http=board.autoscaler_http,
+        autoscaler_http=board.autoscaler_http(now_s),
         models=[_model(entry, scheduler, board, now_s) for entry in models.entries.values()],
         replicas=[
             _replica(replica, info.get(replica.replica_id), now_s)
