@@ -13,7 +13,9 @@ import numpy as np
 from examples.demo.load import Answers
 from examples.demo.repository import MODEL
 from examples.demo.scenario import Phase, rate_at, starts
-from tideserve.v1.control_pb2 import READY, STARTING, ModelSnapshot, Snapshot, WatchRequest
+from tideserve.client import ModelStatus, ServerStatus
+from tideserve.client.views import status_of
+from tideserve.v1.control_pb2 import Snapshot, WatchRequest
 from tideserve.v1.metadata import TOKEN_METADATA_KEY
 from tideserve.v1.methods import CONTROL_SERVICE
 
@@ -51,7 +53,7 @@ class Recorder:
         self._token = token
         self._phases = phases
         self._on_moment = on_moment
-        self._snapshots: list[tuple[float, Snapshot]] = []
+        self._looks: list[tuple[float, ServerStatus]] = []
         self.moments: list[Moment] = []
 
     async def run(self, began_s: float) -> None:
@@ -64,37 +66,26 @@ class Recorder:
             )
             request = WatchRequest(interval_s=INTERVAL_S)
             async for snapshot in watch(request, metadata=((TOKEN_METADATA_KEY, self._token),)):
-                self._take(time.monotonic() - began_s, snapshot)
+                self._take(time.monotonic() - began_s, status_of(snapshot))
 
-    def _take(self, at_s: float, snapshot: Snapshot) -> None:
-        self._snapshots.append((at_s, snapshot))
-        while self._snapshots[0][0] < at_s - _WINDOW_S:
-            del self._snapshots[0]
-        model = _model_of(snapshot)
-        before = _model_of(self._snapshots[0][1])
+    def _take(self, at_s: float, status: ServerStatus) -> None:
+        self._looks.append((at_s, status))
+        while self._looks[0][0] < at_s - _WINDOW_S:
+            del self._looks[0]
+        model, before = _model_of(status), _model_of(self._looks[0][1])
         if model is None or before is None:
             return
-        states = [r.state for r in snapshot.replicas if r.model == MODEL]
-        window_s = max(INTERVAL_S, at_s - self._snapshots[0][0])
+        window_s = max(INTERVAL_S, at_s - self._looks[0][0])
         moment = Moment(
             at_s=at_s,
             wanted_rate=rate_at(self._phases, at_s),
             rate=(model.arrivals - before.arrivals) / window_s,
-            ready=states.count(READY),
-            starting=states.count(STARTING),
-            desired=model.decision.desired,
+            ready=model.ready,
+            starting=model.starting,
+            desired=model.desired or 0,
             queued=model.queued_requests,
-            queue_p95_s=quantile(
-                model.queue_wait_s.bounds,
-                [
-                    now - then
-                    for now, then in zip(
-                        model.queue_wait_s.counts, before.queue_wait_s.counts, strict=True
-                    )
-                ],
-                0.95,
-            ),
-            reason=model.decision.reason,
+            queue_p95_s=model.queue_wait_since(before, 0.95),
+            reason=model.decision,
         )
         self.moments.append(moment)
         self._on_moment(moment)
@@ -149,25 +140,11 @@ def figures(moments: Sequence[Moment], answers: Answers, phases: tuple[Phase, ..
     )
 
 
-def quantile(bounds: Sequence[float], counts: Sequence[int], share: float) -> float | None:
-    """Within the bucket by proportion; the last bound for what lies above it; None of none."""
-    total = sum(counts)
-    if total <= 0:
-        return None
-    rank, below = share * total, 0
-    for position, bound in enumerate(bounds):
-        if counts[position] and below + counts[position] >= rank:
-            lower = bounds[position - 1] if position else 0.0
-            return lower + (bound - lower) * (rank - below) / counts[position]
-        below += counts[position]
-    return bounds[-1]
-
-
 async def ended(task: "asyncio.Task[None]") -> None:
     """Cancels a task and waits for its end."""
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 
 
-def _model_of(snapshot: Snapshot) -> ModelSnapshot | None:
-    return next((model for model in snapshot.models if model.name == MODEL), None)
+def _model_of(status: ServerStatus) -> ModelStatus | None:
+    return next((model for model in status.models if model.name == MODEL), None)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tideserve.autoscaler.core.actions import Action, Assign, Drain, Kill, Prepare, Start
+from tideserve.autoscaler.core.actions import Action, Assign, Drain, Kill, Prepare, Report, Start
 from tideserve.autoscaler.core.decision import Decision
 from tideserve.autoscaler.core.fleet import Model, ModelKey, Replica, ReplicaState, Snapshot
 from tideserve.autoscaler.core.load import Sample
@@ -93,6 +93,15 @@ def test_the_same_again_is_no_line_but_something_done_is(path: Path) -> None:
     record(log, Decision(2, "two"))
     # The metric counts changes of desired; another limit alone is a line only.
     assert metrics.changed == [[KEY], [], [], [], [KEY]]
+
+
+def test_a_start_that_failed_is_a_line_with_its_cause(path: Path) -> None:
+    log = DecisionLog(path, Metrics())
+    log.open()
+    record(log, Decision(1, "one"))
+    record(log, Decision(1, "one"), Report("a", "could not be started: no image", failed_starts=1))
+    log.close()
+    assert lines(path)[1]["actions"] == ["report a: could not be started: no image"]
 
 
 def test_what_is_done_for_no_model_is_a_line_of_its_own(path: Path) -> None:

@@ -3,11 +3,9 @@
 from collections import Counter
 from pathlib import Path
 
-import pytest
-
 from examples.demo.load import Answers
 from examples.demo.picture import draw
-from examples.demo.recording import Moment, figures, quantile
+from examples.demo.recording import Moment, figures
 from examples.demo.scenario import PHASES, Phase, arrivals, duration_s, rate_at
 
 STEPS = (Phase("quiet", 2.0, 10.0), Phase("step", 3.0, 100.0), Phase("wake", 2.0, 10.0))
@@ -69,23 +67,6 @@ def test_a_step_that_no_replica_follows_has_no_figure() -> None:
     found = figures([moment(0.0, 1), moment(6.0, 1)], Answers(), STEPS)
     assert found.first_ready_s is None
     assert found.wake_s is None
-
-
-@pytest.mark.parametrize(
-    ("counts", "share", "expected"),
-    [
-        ([0, 0, 0], 0.95, None),
-        ([10, 0, 0], 0.5, 0.05),
-        ([0, 10, 0], 1.0, 0.2),
-        ([5, 5, 0], 0.75, 0.15),
-        ([0, 0, 3], 0.5, 0.2),
-    ],
-)
-def test_a_quantile_lies_within_its_bucket(
-    counts: list[int], share: float, expected: float | None
-) -> None:
-    found = quantile((0.1, 0.2), counts, share)
-    assert found == (None if expected is None else pytest.approx(expected))
 
 
 def test_the_picture_is_a_png(tmp_path: Path) -> None:

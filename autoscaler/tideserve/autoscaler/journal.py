@@ -9,7 +9,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from tideserve.autoscaler.core.actions import Action, Assign, Prepare, Start
+from tideserve.autoscaler.core.actions import Action, Assign, Prepare, Report, Start
 from tideserve.autoscaler.core.decision import Decision
 from tideserve.autoscaler.core.fleet import ModelKey, ReplicaState, Snapshot
 from tideserve.autoscaler.core.load import Sample
@@ -149,5 +149,7 @@ def _by_model(actions: Sequence[Action], snapshot: Snapshot) -> dict[ModelKey | 
         if isinstance(action, Prepare):
             key = None
         text = f"{type(action).__name__.lower()} {action.replica_id}"
+        if isinstance(action, Report):
+            text += f": {action.cause}"
         found.setdefault(key, []).append(text)
     return found

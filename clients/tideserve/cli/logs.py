@@ -3,6 +3,7 @@
 import http.client
 import os
 import time
+from ipaddress import ip_address
 from typing import Annotated, Final
 from urllib.parse import quote
 
@@ -22,14 +23,17 @@ from tideserve.cli.options import (
 from tideserve.cli.token import find_token
 
 _FOLLOW_S: Final = 0.5
-# By these the end of what was shown is found again.
-_OVERLAP_LINES: Final = 5
+# The most that an autoscaler gives at a time.
+_MAX_LINES: Final = 5000
 _ANY_ADDRESSES: Final = ("0.0.0.0", "[::]")  # noqa: S104 - compared, not bound
+_LOOPBACK: Final = "127.0.0.1"
 
 
 def logs(
     replica: Annotated[str, typer.Argument(help="The replica's id, as in `tideserve replicas`.")],
-    lines: Annotated[int, typer.Option(help="The last so many lines.", min=1, max=5000)] = 100,
+    lines: Annotated[
+        int, typer.Option(help="The last so many lines.", min=1, max=_MAX_LINES)
+    ] = 100,
     follow: Annotated[bool, typer.Option("--follow", help="Go on with what comes.")] = False,
     address: Address = ADDRESS,
     token_file: TokenFile = None,
@@ -43,17 +47,23 @@ def logs(
         address, token_file, timeout_s=timeout, ca=tls_ca, certificate=tls_cert, key=tls_key
     ) as client:
         where = client.status().autoscaler_http
-        if not where:
-            fail("the server knows of no autoscaler that could be asked for logs", REFUSED)
-        token = find_token(address, token_file, os.environ) or ""
-        where = reachable(where, address)
-        shown = read_log(where, token, replica, lines, timeout)
-        _write(shown)
-        while follow:
-            time.sleep(_FOLLOW_S)
-            now = read_log(where, token, replica, 5000, timeout)
-            _write(what_came(shown, now))
-            shown = now
+    if not where:
+        fail("the server knows of no autoscaler that could be asked for logs", REFUSED)
+    where = reachable(where, address)
+    if tls_ca is not None and not is_loopback(where):
+        fail(
+            f"the autoscaler at {where} answers without TLS, and the token would be sent in "
+            "clear: run `tideserve logs` on its machine",
+            REFUSED,
+        )
+    token = find_token(address, token_file, os.environ) or ""
+    known = read_log(where, token, replica, _MAX_LINES if follow else lines, timeout)
+    _write(known[-lines:])
+    while follow:
+        time.sleep(_FOLLOW_S)
+        now = read_log(where, token, replica, _MAX_LINES, timeout)
+        _write(what_came(known, now))
+        known = now
 
 
 def read_log(where: str, token: str, replica: str, lines: int, timeout_s: float) -> list[str]:
@@ -78,19 +88,48 @@ def read_log(where: str, token: str, replica: str, lines: int, timeout_s: float)
 
 
 def reachable(where: str, address: str) -> str:
-    """An autoscaler that listens on every address is reached where the server is."""
+    """Where the autoscaler that says it is at `where` is reached by one who reaches the server
+    at `address`. Ends the command if it cannot be: the token is for nobody else's ears."""
     host, _, port = where.rpartition(":")
-    if host not in _ANY_ADDRESSES:
-        return where
-    return f"{address.rpartition(':')[0] or '127.0.0.1'}:{port}"
+    server = _LOOPBACK if address.startswith("unix:") else address.rpartition(":")[0]
+    if host in _ANY_ADDRESSES:
+        return f"{server}:{port}"
+    if is_loopback(where) and not is_loopback(f"{server}:{port}"):
+        fail(
+            f"the autoscaler answers at {where} of the server's machine only: run `tideserve "
+            "logs` there, or have it listen where it can be reached (`serve --host`, "
+            "`autoscale --http-host`)",
+            REFUSED,
+        )
+    return where
 
 
-def what_came(shown: list[str], now: list[str]) -> list[str]:
-    """The lines of `now` after the last ones that were shown."""
-    tail = shown[-_OVERLAP_LINES:]
-    for end in range(len(now), len(tail) - 1, -1):
-        if tail and now[end - len(tail) : end] == tail:
-            return now[end:]
+def is_loopback(where: str) -> bool:
+    """Whether HOST:PORT stays on this machine."""
+    host = where.rpartition(":")[0].strip("[]")
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def what_came(known: list[str], now: list[str]) -> list[str]:
+    """The lines of `now`, the end of a log, after those of `known`, its end a moment ago.
+
+    Lines leave at the front when there are more than an autoscaler gives or a file was
+    rotated away. The last line known may have been unfinished: then it comes once more, whole.
+    """
+    for gone in range(len(known)):
+        kept = known[gone:]
+        if len(kept) > len(now):
+            continue
+        if now[: len(kept)] == kept:
+            return now[len(kept) :]
+        last = len(kept) - 1
+        if now[:last] == kept[:last] and now[last].startswith(kept[last]):
+            return now[last:]
     return now
 
 

@@ -1,7 +1,6 @@
 """`tideserve status`: what there is, what is asked of it, and what the autoscaler makes of it."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -22,6 +21,7 @@ from tideserve.cli.output import write_json
 from tideserve.client import ModelStatus, ServerStatus
 
 if TYPE_CHECKING:
+    from rich.console import Group
     from rich.table import Table
 
 _QUANTILE: Final = 0.95
@@ -54,14 +54,20 @@ def status(
             # Rates are of two looks.
             time.sleep(interval)
             wide = console if console.is_terminal else Console(width=200)
-            wide.print(status_table(last, client.status()))
+            wide.print(_screen(last, client.status()))
             return
-        with Live(status_table(last, last), console=console, auto_refresh=False) as live:
+        with Live(_screen(last, last), console=console, auto_refresh=False) as live:
             while True:
                 time.sleep(interval)
                 now = client.status()
-                live.update(status_table(last, now), refresh=True)
+                live.update(_screen(last, now), refresh=True)
                 last = now
+
+
+def _screen(last: ServerStatus, now: ServerStatus) -> "Group":
+    from rich.console import Group
+
+    return Group(status_table(last, now), replica_table(last, now))
 
 
 def status_table(last: ServerStatus, now: ServerStatus) -> "Table":
@@ -86,7 +92,7 @@ def status_table(last: ServerStatus, now: ServerStatus) -> "Table":
         earlier = before.get((model.name, model.version), model)
         span_s = now.time_s - last.time_s
         rate = (model.arrivals - earlier.arrivals) / span_s if span_s > 0.0 else 0.0
-        wait_s = queue_wait_quantile(earlier, model)
+        wait_s = model.queue_wait_since(earlier, _QUANTILE)
         table.add_row(
             model.name,
             model.version,
@@ -103,27 +109,28 @@ def status_table(last: ServerStatus, now: ServerStatus) -> "Table":
     return table
 
 
-def queue_wait_quantile(earlier: ModelStatus, model: ModelStatus) -> float | None:
-    """The 95th percentile, in seconds, of the waits between two looks: within its bucket by
-    proportion, the last bound for what lies above it; None where nothing waited."""
-    counts = [
-        max(0, now - then)
-        for now, then in zip(model.queue_wait_counts, earlier.queue_wait_counts, strict=False)
-    ]
-    return _quantile(model.queue_wait_bounds_s, counts)
+def replica_table(last: ServerStatus, now: ServerStatus) -> "Table":
+    """A row a replica; how busy it was is of the time between the two looks."""
+    from rich.table import Table
 
-
-def _quantile(bounds: Sequence[float], counts: Sequence[int]) -> float | None:
-    rank, below = _QUANTILE * sum(counts), 0
-    if rank <= 0:
-        return None
-    for position, bound in enumerate(bounds):
-        count = counts[position]
-        if count and below + count >= rank:
-            lower = bounds[position - 1] if position else 0.0
-            return lower + (bound - lower) * (rank - below) / count
-        below += count
-    return bounds[-1] if bounds else None
+    table = Table(
+        "replica", "model", "version", "state", "for", "busy", "device", "note", header_style="bold"
+    )
+    before = {replica.id: replica.busy_s for replica in last.replicas}
+    span_s = now.time_s - last.time_s
+    for replica in now.replicas:
+        worked_s = replica.busy_s - before.get(replica.id, 0.0)
+        table.add_row(
+            replica.id,
+            replica.model or "-",
+            replica.version or "-",
+            replica.state,
+            f"{replica.state_age_s:.0f} s",
+            f"{min(1.0, max(0.0, worked_s / span_s)):.0%}" if span_s > 0.0 else "-",
+            replica.device,
+            replica.reason or replica.phase,
+        )
+    return table
 
 
 def _because(model: ModelStatus) -> str:

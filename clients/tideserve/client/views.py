@@ -157,6 +157,22 @@ class ModelStatus:
     queue_wait_bounds_s: tuple[float, ...]
     queue_wait_counts: tuple[int, ...]
 
+    def queue_wait_since(self, earlier: "ModelStatus", quantile: float) -> float | None:
+        """A quantile, in seconds, of the waits that ended since an earlier look: within its
+        bucket by proportion, the last bound for what lies above it; None where none did."""
+        then = earlier.queue_wait_counts or (0,) * len(self.queue_wait_counts)
+        counts = [max(0, now - was) for now, was in zip(self.queue_wait_counts, then, strict=True)]
+        rank, below = quantile * sum(counts), 0
+        if not any(counts):
+            return None
+        lower = 0.0
+        for bound, count in zip(self.queue_wait_bounds_s, counts, strict=False):
+            if count and below + count >= rank:
+                return lower + (bound - lower) * (rank - below) / count
+            below += count
+            lower = bound
+        return lower
+
 
 @dataclass(frozen=True, slots=True)
 class ServerStatus:
