@@ -15,6 +15,7 @@ from tideserve.server.core.settings import (
     BatchSettings,
     LeaseSettings,
     ModelSettings,
+    OnLate,
     QueuePolicy,
     QueueSettings,
     TimeoutAction,
@@ -39,6 +40,14 @@ MODELS = {
     "single": ModelSettings(batch=BatchSettings(max_batch_rows=0)),
     "ordered": ModelSettings(
         QueueSettings(max_requests=12), BatchSettings(max_batch_rows=4, preserve_ordering=True)
+    ),
+    "slo": ModelSettings(
+        QueueSettings(priority_levels=2, default_priority=1, target_s=0.2),
+        BatchSettings(BatchingMode.SLO, 8, max_lease_bytes=60, target_s=0.2),
+    ),
+    "slo_drop": ModelSettings(
+        QueueSettings(max_requests=30, target_s=0.03),
+        BatchSettings(BatchingMode.SLO, 8, target_s=0.03, on_late=OnLate.DROP),
     ),
     "once": ModelSettings(
         batch=BatchSettings(max_batch_rows=4), lease=LeaseSettings(False, max_batch_time_s=3.0)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tideserve.server.core.profile import QUANTILE, WINDOW, Profile
+from tideserve.server.core.profile import FORGOTTEN_AFTER, QUANTILE, WINDOW, Profile
 
 
 def test_nothing_is_known_before_the_first_outcome() -> None:
@@ -24,11 +24,51 @@ def test_between_buckets_it_interpolates_and_beyond_it_grows_with_the_rows() -> 
     assert profile.latency_s(16) == pytest.approx(0.040)
 
 
-def test_a_larger_batch_is_never_thought_faster() -> None:
+def test_a_larger_batch_is_never_thought_faster_and_contradictions_are_pooled() -> None:
     profile = Profile()
     profile.observe(2, 0.030)
     profile.observe(8, 0.010)
-    assert profile.points() == [(2, 0.030), (8, 0.030)]
+    assert profile.points() == [(2, 0.020), (4, 0.020), (8, 0.020)]
+
+
+def test_one_slow_outcome_of_a_rare_size_does_not_make_all_larger_ones_slow() -> None:
+    profile = Profile()
+    profile.observe(3, 1.0)
+    for _ in range(60):
+        profile.observe(16, 0.010)
+    assert profile.latency_s(16) == pytest.approx((1.0 + 60 * 0.010) / 61)
+
+
+def test_sizes_that_were_not_seen_for_long_are_forgotten() -> None:
+    profile = Profile()
+    profile.observe(16, 1.0)
+    for _ in range(FORGOTTEN_AFTER + 64):
+        profile.observe(8, 0.010)
+    assert profile.latency_s(16) == pytest.approx(0.020)
+
+
+def test_large_sizes_are_told_apart_by_a_few_per_cent() -> None:
+    profile = Profile()
+    for rows in (65, 66, 1000, 1001):
+        profile.observe(rows, rows / 1000)
+    assert [rows for rows, _ in profile.points()] == [128, 256, 512, 1008]
+    assert profile.latency_s(1008) == 1.0
+
+
+def test_the_table_has_every_size_from_zero() -> None:
+    profile = Profile()
+    profile.observe(2, 0.010)
+    profile.observe(4, 0.020)
+    assert profile.table(6) == pytest.approx([0.0, 0.010, 0.010, 0.015, 0.020, 0.025, 0.030])
+    profile.observe(4, 0.040)
+    assert profile.table(4)[4] == 0.020, "the smaller of two is their high percentile"
+
+
+def test_the_median_is_what_a_batch_typically_takes() -> None:
+    profile = Profile()
+    for latency_s in [0.010] * 40 + [0.050] * 10:
+        profile.observe(1, latency_s)
+    assert (profile.typical_s(1), profile.latency_s(1)) == (0.010, 0.050)
 
 
 @pytest.mark.parametrize("latency_s", [nan, inf, -1.0])

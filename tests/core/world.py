@@ -30,7 +30,7 @@ from tideserve.server.core.queue import MIN_DUE_ENTRIES
 from tideserve.server.core.replicas import MAX_HELD_LEASES, Exchange, ReplicaState
 from tideserve.server.core.request import Request
 from tideserve.server.core.scheduler import Scheduler
-from tideserve.server.core.settings import ModelSettings
+from tideserve.server.core.settings import ModelSettings, OnLate
 
 START_S = 100.0
 
@@ -231,8 +231,10 @@ class World:
                     self._on_dispatch(action)
                 case Complete():
                     self._on_complete(action)
-                case Expire(request):
-                    assert request.queue_deadline_s <= self.now_s
+                case Expire(request, late):
+                    assert late or request.queue_deadline_s <= self.now_s
+                    batch = self.scheduler.models[self.model_of[request.request_id]].settings.batch
+                    assert not late or batch.on_late is OnLate.DROP
                     self._end(request, "expired")
                 case Fail(request, cause, _):
                     self._end(request, cause.value)

@@ -72,8 +72,9 @@ def test_keys_that_come_later_are_accepted(key: str) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "expected"),
     [
-        ("batching", "slo", "eager or window"),
-        ("batching", "WINDOW", "eager or window"),
+        ("batching", "late", "eager or window or slo"),
+        ("batching", "WINDOW", "eager or window or slo"),
+        ("on_late", "reject", "serve or drop"),
         ("retryable", "yes", "true or false"),
         ("max_batch_time", "0", "seconds, more than 0 and at most 86400"),
         ("max_batch_time", "-1", "seconds, more than 0 and at most 86400"),

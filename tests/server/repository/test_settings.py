@@ -7,6 +7,7 @@ from tideserve.server.core.settings import (
     BatchSettings,
     LeaseSettings,
     ModelSettings,
+    OnLate,
     QueuePolicy,
     QueueSettings,
     TimeoutAction,
@@ -182,3 +183,48 @@ def test_what_contradicts_itself_is_refused(text: str, sentence: str) -> None:
 def test_preferred_sizes_wait_for_a_max_batch_size_that_a_replica_may_give() -> None:
     text = "dynamic_batching { preferred_batch_size: 4 }"
     assert _settings(text, complete=False).batch.preferred_rows == (4,)
+
+
+_TARGET = 'parameters { key: "tideserve.latency_target" value { string_value: "0.025" } }'
+_SLO = 'parameters { key: "tideserve.batching" value { string_value: "slo" } }'
+
+
+@pytest.mark.parametrize(
+    ("text", "mode"),
+    [
+        (_TARGET, BatchingMode.SLO),
+        (_TARGET + "dynamic_batching {}", BatchingMode.SLO),
+        (_TARGET + "dynamic_batching { max_queue_delay_microseconds: 1 }", BatchingMode.WINDOW),
+        (_TARGET + "dynamic_batching { preserve_ordering: true }", BatchingMode.EAGER),
+        (
+            _TARGET + _SLO + "dynamic_batching { max_queue_delay_microseconds: 1 }",
+            BatchingMode.SLO,
+        ),
+        (_TARGET + _SLO.replace("slo", "eager"), BatchingMode.EAGER),
+    ],
+)
+def test_a_latency_target_means_slo_unless_something_else_is_asked_for(
+    text: str, mode: BatchingMode
+) -> None:
+    settings = _settings("max_batch_size: 8 " + text)
+    assert settings.batch.mode is mode
+    target_s = 0.025 if mode is BatchingMode.SLO else None
+    assert (settings.batch.target_s, settings.queue.target_s) == (target_s, target_s)
+    assert settings.batch.on_late is OnLate.SERVE
+
+
+def test_late_requests_may_be_dropped() -> None:
+    drop = 'parameters { key: "tideserve.on_late" value { string_value: "drop" } }'
+    assert _settings(_TARGET + drop).batch.on_late is OnLate.DROP
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (_SLO, "slo needs tideserve.latency_target"),
+        (_TARGET + _SLO + "dynamic_batching { preserve_ordering: true }", "out of order"),
+    ],
+)
+def test_slo_is_refused_where_it_cannot_work(text: str, words: str) -> None:
+    with pytest.raises(ModelConfigError, match=words):
+        _settings(text)

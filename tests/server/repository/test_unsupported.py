@@ -112,13 +112,13 @@ def test_priorities_without_levels_are_named() -> None:
 def test_keys_of_tideserve_that_come_later_are_named() -> None:
     config = parse_config(
         """
-        parameters { key: "tideserve.on_late" value { string_value: "drop" } }
+        parameters { key: "tideserve.lease_seconds" value { string_value: "2" } }
         parameters { key: "tideserve.pad_buckets" value { string_value: "16,32" } }
         """,
         "m",
     )
     assert unsupported_fields(config) == (
-        "parameters.tideserve.on_late",
+        "parameters.tideserve.lease_seconds",
         "parameters.tideserve.pad_buckets",
     )
 

@@ -56,9 +56,11 @@ class Complete(NamedTuple):
 
 
 class Expire(NamedTuple):
-    """The deadline passed while the request was queued."""
+    """The deadline passed while the request was queued; `late`: it could meet the latency
+    target no more, and late requests are dropped."""
 
     request: Request
+    late: bool = False
 
 
 class Fail(NamedTuple):
@@ -103,13 +105,14 @@ Action = (
 
 
 class RejectReason(Enum):
-    """Which bound of R2 a request would pass."""
+    """Which bound of R2 a request would pass; HOPELESS: none, but it cannot be in time."""
 
     QUEUE_REQUESTS = "queue_requests"
     QUEUE_ROWS = "queue_rows"
     QUEUE_BYTES = "queue_bytes"
     PRIORITY_QUEUE = "priority_queue"
     EXPIRED = "expired"
+    HOPELESS = "hopeless"
 
 
 @dataclass(frozen=True, slots=True)

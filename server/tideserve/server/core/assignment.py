@@ -1,6 +1,7 @@
 """Which replica gets which batch, decided when everything that happened is known."""
 
 from collections.abc import Hashable, Iterable
+from heapq import nsmallest
 from math import inf
 from typing import Final
 
@@ -8,8 +9,11 @@ from tideserve.server.core.actions import Action, Dispatch
 from tideserve.server.core.batching import Form, Wait, choose
 from tideserve.server.core.leases import Lease
 from tideserve.server.core.model import Model
-from tideserve.server.core.replicas import Replica
+from tideserve.server.core.profile import Profile
+from tideserve.server.core.replicas import Replica, ReplicaState
 from tideserve.server.core.request import Request
+from tideserve.server.core.settings import BatchingMode
+from tideserve.server.core.slo import LOOK_AHEAD, Outlook, choose_in_time
 
 # A batch for a replica that still computes is decided this long before it should be done.
 PREFETCH_LEAD_S: Final = 0.002
@@ -38,6 +42,8 @@ class Assignment:
         ]
         if len(candidates) > 1:
             candidates.sort(key=_preference)
+        if model.settings.batch.mode is BatchingMode.SLO:
+            return actions + self._assign_in_time(key, model, replicas, candidates, now_s)
         for replica in candidates:
             if not model.queue.requests:
                 break
@@ -45,6 +51,68 @@ class Assignment:
             if dispatch is not None:
                 actions.append(dispatch)
         return actions
+
+    def _assign_in_time(
+        self,
+        key: Hashable,
+        model: Model,
+        replicas: Iterable[Replica],
+        candidates: list[Replica],
+        now_s: float,
+    ) -> list[Action]:
+        """Mode SLO. While an idle replica waits for more rows, none goes to a busy one."""
+        ready = [
+            replica
+            for replica in replicas
+            if replica.model == key and replica.state is ReplicaState.READY
+        ]
+        actions: list[Action] = []
+        for replica in candidates:
+            if not model.queue.requests:
+                break
+            profile = model.profiles.get(replica.device)
+            if model.queue.suspects or profile is None or not profile.known:
+                # What nobody has timed is not waited with.
+                dispatch = self._assign_replica(model, replica, now_s)
+                if dispatch is not None:
+                    actions.append(dispatch)
+                continue
+            start_s = _start_s(model, replica, now_s)
+            if start_s is None:
+                continue
+            outlook = _outlook(model, profile, replica, ready, start_s, now_s)
+            decision = self._choose(model, replica, outlook, actions, now_s)
+            match decision:
+                case Form(requests, rows):
+                    actions.append(self._give(model, replica, requests, rows, now_s, sole=False))
+                case Wait(until_s):
+                    model.decide_at_s = min(model.decide_at_s, until_s)
+                    if not replica.leases:
+                        break
+                case None:
+                    pass
+        model.earliest_free_s = min(
+            (_next_free_s(model, replica, now_s) for replica in ready), default=-inf
+        )
+        return actions
+
+    def _choose(
+        self,
+        model: Model,
+        replica: Replica,
+        outlook: Outlook,
+        actions: list[Action],
+        now_s: float,
+    ) -> Form | Wait | None:
+        """Those found to be late are put behind, which may leave only late ones to serve."""
+        queue, settings = model.queue, model.settings.batch
+        while True:
+            choice = choose_in_time(
+                queue.on_time(), queue.late(), settings, _cap_rows(model, replica), outlook, now_s
+            )
+            actions += model.be_late(choice.late)
+            if choice.decision is not None or not choice.late:
+                return choice.decision
 
     def _assign_replica(self, model: Model, replica: Replica, now_s: float) -> Dispatch | None:
         if model.queue.suspects:
@@ -54,9 +122,7 @@ class Assignment:
             suspect = next(iter(model.queue.suspects.values()))
             return self._give(model, replica, (suspect,), suspect.rows, now_s, sole=True)
         settings = model.settings.batch
-        cap_rows = settings.max_batch_rows
-        if replica.batch_cap_rows is not None:
-            cap_rows = min(cap_rows, replica.batch_cap_rows)
+        cap_rows = _cap_rows(model, replica)
         decision = choose(model.queue.waiting(), settings, cap_rows, now_s)
         match decision:
             case Wait(until_s):
@@ -105,6 +171,61 @@ class Assignment:
         replica.waiting = None
         model.leased_requests += len(requests)
         return Dispatch(exchange.call_id, exchange.sequence, lease, replica.last_dropped)
+
+
+def _cap_rows(model: Model, replica: Replica) -> int:
+    """0: the model has no batch dimension."""
+    most = model.settings.batch.max_batch_rows
+    return most if replica.batch_cap_rows is None else min(most, replica.batch_cap_rows)
+
+
+def _start_s(model: Model, replica: Replica, now_s: float) -> float | None:
+    """When it could begin a batch decided now. None: later than a decision should be made. One
+    that computes longer than expected is waited for: its outcome brings the next decision."""
+    if not replica.leases:
+        return now_s
+    free_s = _next_free_s(model, replica, now_s)
+    decide_s = free_s - model.margin_s()
+    if now_s < decide_s:
+        model.decide_at_s = min(model.decide_at_s, decide_s)
+        return None
+    return free_s if free_s > now_s else None
+
+
+def _next_free_s(model: Model, replica: Replica, now_s: float) -> float:
+    """When the batches in its hands should be done; now, if that is over or unknown."""
+    profile = model.profiles.get(replica.device)
+    if not replica.leases or profile is None or not profile.known:
+        return now_s
+    leases = replica.leases.values()
+    took_s = [profile.typical_s(lease.rows) or 0.0 for lease in leases]
+    return max(now_s, next(iter(leases)).started_s + sum(took_s))
+
+
+def _outlook(
+    model: Model,
+    profile: Profile,
+    replica: Replica,
+    ready: list[Replica],
+    start_s: float,
+    now_s: float,
+) -> Outlook:
+    settings = model.settings.batch
+    target_s = settings.target_s
+    assert target_s is not None, "mode SLO has a target"
+    table_s = profile.table(max(1, settings.max_batch_rows))
+    margin_s = model.margin_s()
+    others = (_next_free_s(model, other, now_s) for other in ready if other is not replica)
+    return Outlook(
+        table_s=table_s,
+        target_s=target_s,
+        replicas=len(ready),
+        idle=sum(not other.leases for other in ready),
+        start_s=start_s,
+        slack_s=max(0.0, table_s[1] + margin_s - target_s) - margin_s,
+        rows_per_s=model.arrivals.rows_per_s(now_s),
+        next_free_s=tuple(nsmallest(LOOK_AHEAD, others)),
+    )
 
 
 def _preference(replica: Replica) -> tuple[int, int]:

@@ -54,7 +54,7 @@ def choose(
     behind it: the first in order of service that is due goes.
     """
     head = _gather(waiting, settings, cap_rows)
-    if settings.mode is BatchingMode.EAGER or settings.max_batch_rows == 0:
+    if settings.mode is not BatchingMode.WINDOW or settings.max_batch_rows == 0:
         return Form(tuple(head.batch), head.rows, head.full)
     decision = _in_window(head, settings, now_s)
     if isinstance(decision, Form) or not head.others:

@@ -52,7 +52,7 @@ class Membership:
             replica_id, self._announced, model, ReplicaState.STARTING, now_s
         )
 
-    def join(self, replica_id: str, now_s: float) -> int | None:
+    def join(self, replica_id: str, now_s: float, device: str = "") -> int | None:
         """A life line opened: the epoch of this life; None for an id that was not announced,
         is LOST or DRAINING, or still has an open life line."""
         replica = self._replicas.get(replica_id)
@@ -61,6 +61,7 @@ class Membership:
         replica.epoch = self._next_epoch
         self._next_epoch += 1
         replica.joined = True
+        replica.device = device
         replica.last_beat_s = now_s
         if replica.model is None:
             replica.enter(ReplicaState.STANDBY, now_s)

@@ -13,13 +13,21 @@ from tideserve.server.core.actions import (
     FailureCause,
     RejectReason,
 )
+from tideserve.server.core.arrivals import ArrivalRate
 from tideserve.server.core.leases import Lease
 from tideserve.server.core.ordering import OrderKeeper
 from tideserve.server.core.profile import Profile
 from tideserve.server.core.queue import ModelQueue
 from tideserve.server.core.request import Request
-from tideserve.server.core.settings import ModelSettings
+from tideserve.server.core.rolling import Rolling
+from tideserve.server.core.settings import BatchingMode, ModelSettings, OnLate
 
+# Between a batch's time at the replica and its time as seen from here: the link, both ways, and
+# the loop. As long as little is measured, a guess.
+UNLEARNED_MARGIN_S: Final = 0.002
+MARGIN_QUANTILE: Final = 0.95
+_MARGIN_WINDOW: Final = 64
+_MARGIN_LEAST: Final = 8
 MIN_RETRY_AFTER_S: Final = 0.01
 MAX_RETRY_AFTER_S: Final = 5.0
 UNLEARNED_LATENCY_S: Final = 0.1
@@ -37,22 +45,73 @@ class Model:
     queue: ModelQueue
     ordering: OrderKeeper | None
     profile: Profile = field(default_factory=Profile)
+    profiles: dict[str, Profile] = field(default_factory=dict)
+    """The same by device, in mode SLO."""
+    overhead_s: Rolling = field(default_factory=lambda: Rolling(_MARGIN_WINDOW))
+    arrivals: ArrivalRate = field(default_factory=ArrivalRate)
     leased_requests: int = 0
     decide_at_s: float = inf
+    earliest_free_s: float = -inf
+    """When the first replica can begin something new, as of the last decision in mode SLO."""
 
     def admit(self, request: Request, now_s: float) -> RejectReason | None:
         """Queues a request, or says which bound stands in the way (R2). Answers that are held
         for the order's sake count as waiting."""
+        if self.settings.batch.mode is BatchingMode.SLO:
+            self.arrivals.add(request.rows, now_s)
         if self.ordering is not None:
             held = self.ordering.held
             if held and held + self.queue.requests >= self.queue.settings.max_requests:
                 return RejectReason.QUEUE_REQUESTS
+        if self._is_hopeless(request, now_s):
+            return RejectReason.HOPELESS
         reason = self.queue.admit(request, now_s)
         if reason is None:
             if self.ordering is not None:
                 self.ordering.expect(request)
             self.decide_at_s = now_s
         return reason
+
+    def learn(self, lease: Lease, device: str, latency_s: float, now_s: float) -> None:
+        """A batch took so long at its replica."""
+        self.profile.observe(lease.rows, latency_s)
+        if self.settings.batch.mode is not BatchingMode.SLO:
+            return
+        self.profiles.setdefault(device, Profile()).observe(lease.rows, latency_s)
+        overhead_s = now_s - lease.started_s - latency_s
+        if not lease.prefetched and overhead_s >= 0.0:
+            self.overhead_s.add(overhead_s)
+
+    def learn_warm_up(self, device: str, points: Iterable[tuple[int, float]]) -> None:
+        """(rows, seconds) of a replica's own batches before it was READY: better than nothing,
+        and only that."""
+        points = list(points)
+        profiles = [self.profile]
+        if self.settings.batch.mode is BatchingMode.SLO:
+            profiles.append(self.profiles.setdefault(device, Profile()))
+        for profile in profiles:
+            if not profile.known:
+                for rows, latency_s in points:
+                    profile.observe(rows, latency_s)
+
+    def margin_s(self) -> float:
+        """What an answer needs beside its batch's time: measured."""
+        if len(self.overhead_s) < _MARGIN_LEAST:
+            return UNLEARNED_MARGIN_S
+        return self.overhead_s.quantile(MARGIN_QUANTILE)
+
+    def be_late(self, requests: Iterable[Request]) -> list[Action]:
+        """These can meet the latency target no more: they wait behind the others, or expire."""
+        actions: list[Action] = []
+        for request in requests:
+            if self.settings.batch.on_late is OnLate.SERVE:
+                self.queue.be_late(request)
+                continue
+            self.queue.take(request)
+            request.done = True
+            actions.append(Expire(request, late=True))
+            actions += self._released(request)
+        return actions
 
     def complete(self, lease: Lease) -> list[Action]:
         """The lease's outputs came: each caller gets its rows (R4)."""
@@ -110,6 +169,21 @@ class Model:
         latency_s = self.profile.latency_s(batch_rows) or UNLEARNED_LATENCY_S
         estimate_s = self.queue.rows / batch_rows * latency_s / max(1, ready_replicas)
         return min(MAX_RETRY_AFTER_S, max(MIN_RETRY_AFTER_S, estimate_s))
+
+    def _is_hopeless(self, request: Request, now_s: float) -> bool:
+        """Even if it went first, no replica could answer it in time."""
+        settings = self.settings.batch
+        if settings.mode is not BatchingMode.SLO or self.earliest_free_s <= now_s:
+            return False
+        latency_s = self.profile.latency_s(max(1, request.rows))
+        if latency_s is None:
+            return False
+        due_s = request.deadline_s
+        if settings.on_late is OnLate.DROP and settings.target_s is not None:
+            # A target that one row alone cannot meet turns nobody away.
+            least_s = max(settings.target_s, latency_s)
+            due_s = min(due_s, request.arrived_s + least_s)
+        return self.earliest_free_s + latency_s > due_s
 
     def _released(self, request: Request) -> list[Complete]:
         """Answers that waited for this request's to go out first."""

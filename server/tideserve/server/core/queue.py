@@ -1,5 +1,6 @@
 """One model version's queue: bounded, by priority level, first come first served (R2)."""
 
+from bisect import bisect_left, insort
 from collections import OrderedDict
 from collections.abc import Iterator
 from heapq import heapify, heappop, heappush
@@ -14,14 +15,67 @@ from tideserve.server.core.settings import QueueSettings, TimeoutAction
 MIN_DUE_ENTRIES: Final = 64
 
 
+class _ByArrival:
+    """First come first served."""
+
+    __slots__ = ("_requests",)
+
+    def __init__(self) -> None:
+        self._requests: OrderedDict[int, Request] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    def __iter__(self) -> Iterator[Request]:
+        return iter(self._requests.values())
+
+    def add(self, request: Request) -> None:
+        self._requests[request.request_id] = request
+
+    def put_back(self, request: Request) -> None:
+        self.add(request)
+        self._requests.move_to_end(request.request_id, last=False)
+
+    def discard(self, request: Request) -> bool:
+        return self._requests.pop(request.request_id, None) is not None
+
+
+class _ByDue:
+    """What is due first is served first. An arrival is mostly due last, and who is served was
+    due first, so both ends of the list are where it changes."""
+
+    __slots__ = ("_requests",)
+
+    def __init__(self) -> None:
+        self._requests: list[tuple[float, int, Request]] = []
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    def __iter__(self) -> Iterator[Request]:
+        return (request for _, _, request in self._requests)
+
+    def add(self, request: Request) -> None:
+        insort(self._requests, (request.due_s, request.request_id, request))
+
+    put_back = add
+
+    def discard(self, request: Request) -> bool:
+        at = bisect_left(self._requests, (request.due_s, request.request_id))
+        if at == len(self._requests) or self._requests[at][2] is not request:
+            return False
+        del self._requests[at]
+        return True
+
+
 class _Level:
-    """One priority: those in time, then those that the queue policy delayed."""
+    """One priority: those in time, then those that are late or that the queue policy delayed."""
 
     __slots__ = ("delayed", "on_time")
 
-    def __init__(self) -> None:
-        self.on_time: OrderedDict[int, Request] = OrderedDict()
-        self.delayed: OrderedDict[int, Request] = OrderedDict()
+    def __init__(self, by_due: bool) -> None:
+        self.on_time: _ByDue | _ByArrival = _ByDue() if by_due else _ByArrival()
+        self.delayed = _ByArrival()
 
     def __len__(self) -> int:
         return len(self.on_time) + len(self.delayed)
@@ -29,7 +83,8 @@ class _Level:
 
 class ModelQueue:
     """Owns the requests that wait. Order of service: suspects (R6), then the levels from 1,
-    each in order of arrival with what was returned from a replica in front."""
+    each in order of arrival with what was returned from a replica in front; with a latency
+    target each by what is due first, and all that are late behind all that are in time."""
 
     def __init__(self, settings: QueueSettings) -> None:
         self.settings = settings
@@ -38,7 +93,9 @@ class ModelQueue:
         self.payload_bytes = 0
         self.suspects: OrderedDict[int, Request] = OrderedDict()
         self._waiting: dict[int, Request] = {}
-        self._levels = [_Level() for _ in range(max(1, settings.priority_levels))]
+        self._levels = [
+            _Level(settings.target_s is not None) for _ in range(max(1, settings.priority_levels))
+        ]
         # (due, request id) by due. Ids, so that a stale entry keeps no tensors alive.
         self._due: list[tuple[float, int]] = []
 
@@ -60,7 +117,7 @@ class ModelQueue:
         if policy.max_queue_requests is not None and len(level) >= policy.max_queue_requests:
             return RejectReason.PRIORITY_QUEUE
         request.priority = level_number
-        level.on_time[request.request_id] = request
+        level.on_time.add(request)
         self._enter(request)
         return None
 
@@ -75,7 +132,7 @@ class ModelQueue:
                 return self.settings.max_bytes
             case RejectReason.PRIORITY_QUEUE:
                 return self.settings.policy(self._level_of(request)).max_queue_requests or 0
-            case RejectReason.EXPIRED:
+            case RejectReason.EXPIRED | RejectReason.HOPELESS:
                 return 0
 
     def reject(self, request: Request, reason: RejectReason, retry_after_s: float) -> Rejection:
@@ -86,9 +143,11 @@ class ModelQueue:
         """Returns what a replica did not answer to the head, in the order it had. Bounds do
         not apply: it was admitted already (R1)."""
         for request in reversed(requests):
-            place = self.suspects if request.suspect else self._levels[request.priority - 1].on_time
-            place[request.request_id] = request
-            place.move_to_end(request.request_id, last=False)
+            if request.suspect:
+                self.suspects[request.request_id] = request
+                self.suspects.move_to_end(request.request_id, last=False)
+            else:
+                self._levels[request.priority - 1].on_time.put_back(request)
             self._enter(request)
 
     def take(self, request: Request) -> None:
@@ -99,9 +158,7 @@ class ModelQueue:
         self.rows -= request.rows
         self.payload_bytes -= request.payload_bytes
         level = self._levels[request.priority - 1]
-        if level.on_time.pop(request_id, None) is not None:
-            return
-        if level.delayed.pop(request_id, None) is None:
+        if not (level.on_time.discard(request) or level.delayed.discard(request)):
             del self.suspects[request_id]
 
     def __contains__(self, request: Request) -> bool:
@@ -110,8 +167,24 @@ class ModelQueue:
     def waiting(self) -> Iterator[Request]:
         """Those that may share batches, in order of service (suspects are apart)."""
         for level in self._levels:
-            yield from level.on_time.values()
-            yield from level.delayed.values()
+            yield from level.on_time
+            yield from level.delayed
+
+    def on_time(self) -> Iterator[Request]:
+        """Those of all levels that are neither late nor delayed, in order of service."""
+        for level in self._levels:
+            yield from level.on_time
+
+    def late(self) -> Iterator[Request]:
+        """The others of all levels."""
+        for level in self._levels:
+            yield from level.delayed
+
+    def be_late(self, request: Request) -> None:
+        """It cannot be in time any more: it is served behind all that can."""
+        level = self._levels[request.priority - 1]
+        if level.on_time.discard(request):
+            level.delayed.add(request)
 
     def overdue(self, now_s: float) -> list[Request]:
         """Removes and returns the expired (R7), and moves the delayed behind their level."""
@@ -136,7 +209,7 @@ class ModelQueue:
     def oldest_arrival_s(self) -> float | None:
         """Arrival of the oldest request that waits."""
         heads = [
-            next(iter(place.values())).arrived_s
+            next(iter(place)).arrived_s
             for level in self._levels
             for place in (level.on_time, level.delayed)
             if place
@@ -173,12 +246,13 @@ class ModelQueue:
                 request.delay_at_s = due_s
             else:
                 request.queue_deadline_s = min(due_s, request.deadline_s)
+        target_s = self.settings.target_s
+        if target_s is not None:
+            request.due_s = min(request.queue_deadline_s, request.arrived_s + target_s)
 
     def _delay(self, request: Request) -> None:
-        level = self._levels[request.priority - 1]
         request.delay_at_s = inf
-        if level.on_time.pop(request.request_id, None) is not None:
-            level.delayed[request.request_id] = request
+        self.be_late(request)
         self._watch(request)
 
     def _enter(self, request: Request) -> None:

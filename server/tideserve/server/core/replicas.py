@@ -40,6 +40,7 @@ class Replica:
     model: Hashable | None
     state: ReplicaState
     state_since_s: float
+    device: str = ""
     epoch: int = 0
     joined: bool = False
     was_ready: bool = False

@@ -28,6 +28,8 @@ class Request:
 
     queue_deadline_s: float = inf
     """Deadline and queue policy together; for a delayed request the deadline alone."""
+    due_s: float = inf
+    """By when it should be answered: the latency target, or an earlier `queue_deadline_s`."""
     delay_at_s: float = inf
     """When the queue policy moves it behind its level (timeout action DELAY)."""
     first_leased_s: float = 0.0

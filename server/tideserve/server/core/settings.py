@@ -8,11 +8,21 @@ class BatchingMode(Enum):
     """When a batch is formed once a replica is free.
 
     EAGER: at once, from what waits. WINDOW: when the batch is full or of a preferred size,
-    or the oldest request has waited `max_queue_delay_s` (Triton's dynamic_batching).
+    or the oldest request has waited `max_queue_delay_s` (Triton's dynamic_batching). SLO: as
+    late and as large as the latency target allows.
     """
 
     EAGER = "eager"
     WINDOW = "window"
+    SLO = "slo"
+
+
+class OnLate(Enum):
+    """What becomes of a request that cannot meet the latency target any more: it is served
+    when nothing in time waits, or it expires."""
+
+    SERVE = "serve"
+    DROP = "drop"
 
 
 class TimeoutAction(Enum):
@@ -37,7 +47,8 @@ class QueuePolicy:
 class QueueSettings:
     """Bounds of one model version's queue (R2), over all its priority levels.
 
-    `priority_levels` 0 or 1: one level. Levels run from 1, the highest.
+    `priority_levels` 0 or 1: one level. Levels run from 1, the highest. `target_s`: the
+    latency target by which each level is ordered; None: by arrival.
     """
 
     max_requests: int = 16_384
@@ -47,6 +58,7 @@ class QueueSettings:
     default_priority: int = 1
     default_policy: QueuePolicy = field(default_factory=QueuePolicy)
     priority_policies: tuple[tuple[int, QueuePolicy], ...] = ()
+    target_s: float | None = None
 
     def policy(self, priority: int) -> QueuePolicy:
         for level, policy in self.priority_policies:
@@ -60,7 +72,8 @@ class BatchSettings:
     """How requests of one model version become batches.
 
     `max_batch_rows` 0: the model has no batch dimension, every request travels alone.
-    `preferred_rows` ascends.
+    `preferred_rows` ascends. `target_s`: from arrival to answer, set in mode SLO, and
+    `on_late` is of that mode.
     """
 
     mode: BatchingMode = BatchingMode.EAGER
@@ -69,6 +82,8 @@ class BatchSettings:
     max_queue_delay_s: float = 0.0
     preserve_ordering: bool = False
     max_lease_bytes: int = 32 * 1024 * 1024
+    target_s: float | None = None
+    on_late: OnLate = OnLate.SERVE
 
 
 @dataclass(frozen=True, slots=True)

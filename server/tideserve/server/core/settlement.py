@@ -44,7 +44,7 @@ def settle(
     take_lease(model, replica, lease, now_s)
     match outcome:
         case BatchDone(_, latency_s):
-            model.profile.observe(lease.rows, latency_s)
+            model.learn(lease, replica.device, latency_s, now_s)
             return model.complete(lease)
         case BatchFailed(_, FailureCause.OUT_OF_MEMORY as cause, detail):
             if len(lease.requests) == 1:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Final, TypeVar
 
-from tideserve.server.core.settings import BatchingMode
+from tideserve.server.core.settings import BatchingMode, OnLate
 from tideserve.server.errors import ModelConfigError
 from tideserve.v1.model_config_pb2 import ModelParameter
 
@@ -23,10 +23,10 @@ KEYS: Final = (
     "tideserve.max_queue_bytes",
     "tideserve.max_lease_bytes",
     "tideserve.latency_target",
+    "tideserve.on_late",
 )
 # Known, accepted, and not acted on yet.
 LATER_KEYS: Final = (
-    "tideserve.on_late",
     "tideserve.pad_buckets",
     "tideserve.lease_seconds",
 )
@@ -50,6 +50,7 @@ class Parameters:
     max_queue_bytes: int | None = None
     max_lease_bytes: int | None = None
     latency_target_s: float | None = None
+    on_late: OnLate | None = None
 
 
 def read_parameters(parameters: Mapping[str, ModelParameter], source: str) -> Parameters:
@@ -68,6 +69,7 @@ def read_parameters(parameters: Mapping[str, ModelParameter], source: str) -> Pa
         max_queue_bytes=reader.integer("tideserve.max_queue_bytes", _MAX_QUEUE_BYTES),
         max_lease_bytes=reader.integer("tideserve.max_lease_bytes", _MAX_COUNT),
         latency_target_s=reader.seconds("tideserve.latency_target", _MAX_LATENCY_TARGET_S),
+        on_late=reader.on_late("tideserve.on_late"),
     )
 
 
@@ -87,6 +89,10 @@ class _Reader:
     def batching(self, key: str) -> BatchingMode | None:
         modes = {mode.value: mode for mode in BatchingMode}
         return self._read(key, modes.get, " or ".join(modes))
+
+    def on_late(self, key: str) -> OnLate | None:
+        words = {on_late.value: on_late for on_late in OnLate}
+        return self._read(key, words.get, " or ".join(words))
 
     def boolean(self, key: str) -> bool | None:
         words = {"true": True, "false": False}

@@ -14,6 +14,7 @@ from tideserve.server.core.settings import (
     BatchSettings,
     LeaseSettings,
     ModelSettings,
+    OnLate,
     QueuePolicy,
     QueueSettings,
     TimeoutAction,
@@ -38,13 +39,42 @@ def model_settings(config: ModelConfig, source: str, complete: bool) -> ModelSet
     if config.max_batch_size or complete:
         _check_preferred(batching, config.max_batch_size, source)
     _check_order(batching, source)
+    mode = _mode(batching, own, source)
+    target_s = own.latency_target_s if mode is BatchingMode.SLO else None
     return ModelSettings(
-        queue=_queue_settings(batching, own, source),
-        batch=_batch_settings(batching, config.max_batch_size, own),
+        queue=replace(_queue_settings(batching, own, source), target_s=target_s),
+        batch=replace(
+            _batch_settings(batching, config.max_batch_size, own),
+            mode=mode,
+            target_s=target_s,
+            on_late=own.on_late or OnLate.SERVE,
+        ),
         lease=LeaseSettings(
             retryable=own.retryable is not False, max_batch_time_s=own.max_batch_time_s
         ),
     )
+
+
+def _mode(batching: ModelDynamicBatching, own: Parameters, source: str) -> BatchingMode:
+    """What is asked for; else Triton's fields, else the latency target decide."""
+    if own.batching is BatchingMode.SLO:
+        if own.latency_target_s is None:
+            raise ModelConfigError(
+                f"{source}: parameters: tideserve.batching: slo needs tideserve.latency_target, "
+                "which is not there"
+            )
+        if batching.preserve_ordering:
+            raise ModelConfigError(
+                f"{source}: parameters: tideserve.batching: expected eager or window with "
+                "dynamic_batching.preserve_ordering, got slo, which answers out of order"
+            )
+    if own.batching is not None:
+        return own.batching
+    if batching.max_queue_delay_microseconds > 0 or batching.preferred_batch_size:
+        return BatchingMode.WINDOW
+    if own.latency_target_s is not None and not batching.preserve_ordering:
+        return BatchingMode.SLO
+    return BatchingMode.EAGER
 
 
 def _queue_settings(batching: ModelDynamicBatching, own: Parameters, source: str) -> QueueSettings:
@@ -89,9 +119,7 @@ def _queue_policy(policy: ModelQueuePolicy) -> QueuePolicy:
 def _batch_settings(
     batching: ModelDynamicBatching, max_batch_size: int, own: Parameters
 ) -> BatchSettings:
-    windowed = batching.max_queue_delay_microseconds > 0 or batching.preferred_batch_size
     settings = BatchSettings(
-        mode=own.batching or (BatchingMode.WINDOW if windowed else BatchingMode.EAGER),
         max_batch_rows=max_batch_size,
         preferred_rows=tuple(sorted(set(batching.preferred_batch_size))),
         max_queue_delay_s=batching.max_queue_delay_microseconds / 1e6,

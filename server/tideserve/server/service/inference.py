@@ -168,11 +168,16 @@ class InferenceService:
         request.entry.stats.expired += 1
         request.entry.stats.fail.add(now_s - request.arrived_s)
         waited_s = now_s - request.arrived_s
+        why = (
+            "can no longer be answered within the model's latency target (tideserve.on_late: drop)"
+            if action.late
+            else "its deadline or timeout passed before a replica took it"
+        )
         self._answer_error(
             request,
             ExpiredError(
                 f"model '{request.entry.key.name}': the request waited {waited_s:.3f} s in the "
-                "queue and its deadline or timeout passed before a replica took it"
+                f"queue and {why}"
             ),
         )
 
@@ -229,6 +234,13 @@ class InferenceService:
                 f"model '{entry.key.name}': the deadline had passed when the request came"
             )
         entry.stats.on_rejection(rejection.reason.value)
+        pushback_ms = max(1, int(rejection.retry_after_s * 1000))
+        if rejection.reason is RejectReason.HOPELESS:
+            return QueueFullError(
+                f"model '{entry.key.name}': no replica is free early enough to answer in time; "
+                f"try again in {rejection.retry_after_s:.2f} s",
+                pushback_ms=pushback_ms,
+            )
         what = {
             RejectReason.QUEUE_REQUESTS: "requests",
             RejectReason.QUEUE_ROWS: "rows",
@@ -238,7 +250,7 @@ class InferenceService:
         return QueueFullError(
             f"model '{entry.key.name}': the queue is full, expected at most {rejection.limit} "
             f"{what} to wait; try again in {rejection.retry_after_s:.2f} s",
-            pushback_ms=max(1, int(rejection.retry_after_s * 1000)),
+            pushback_ms=pushback_ms,
         )
 
     def _cancel(self, request: PendingRequest) -> list[Action]:

@@ -89,7 +89,7 @@ class ReplicaService:
         """A replica opens its life line."""
         message = parse(JoinRequest, call.payload)
         replica_id = message.replica_id
-        epoch = self._scheduler.members.join(replica_id, now_s)
+        epoch = self._scheduler.members.join(replica_id, now_s, message.device)
         if epoch is None:
             replica = self._scheduler.members.get(replica_id)
             if replica is not None and replica.state is ReplicaState.DRAINING:
@@ -277,10 +277,10 @@ class ReplicaService:
         if key not in self._scheduler.models:
             assert entry.spec is not None
             self._scheduler.add_model(key, entry.spec.settings)
-        profile = self._scheduler.models[key].profile
-        if not profile.points():
-            for point in message.ready.profile:
-                profile.observe(point.batch_rows, point.latency_s)
+        self._scheduler.models[key].learn_warm_up(
+            replica.device,
+            [(point.batch_rows, point.latency_s) for point in message.ready.profile],
+        )
         if self._scheduler.members.ready(replica_id, now_s):
             self.changes += 1
             phases = ", ".join(

@@ -1,0 +1,219 @@
+"""Mode SLO: what waits, what goes, and who is late."""
+
+from dataclasses import replace
+from itertools import count
+from math import inf
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tideserve.server.core.batching import Form, Wait
+from tideserve.server.core.request import Request
+from tideserve.server.core.settings import BatchingMode, BatchSettings
+from tideserve.server.core.slo import MAX_DEFERRAL, Choice, Outlook, choose_in_time
+
+NOW_S = 10.0
+TARGET_S = 0.025
+# l(b) = 1.053 b + 5.072 ms, as in the issue's figures.
+TABLE_S = [0.0, *(0.001053 * rows + 0.005072 for rows in range(1, 33))]
+SETTINGS = BatchSettings(BatchingMode.SLO, 32, target_s=TARGET_S)
+EIGHT = Outlook(TABLE_S, TARGET_S, replicas=8, idle=1, start_s=NOW_S)
+IDS = count(1)
+
+
+def came(ago_s: float, rows: int = 1, signature: str = "a", priority: int = 1) -> Request:
+    return Request(
+        request_id=next(IDS),
+        rows=rows,
+        payload_bytes=rows,
+        signature=signature,
+        arrived_s=NOW_S - ago_s,
+        priority=priority,
+        due_s=NOW_S - ago_s + TARGET_S,
+    )
+
+
+def choose(
+    on_time: list[Request],
+    outlook: Outlook = EIGHT,
+    late: tuple[Request, ...] = (),
+    cap_rows: int = 32,
+) -> Choice:
+    return choose_in_time(on_time, late, SETTINGS, cap_rows, outlook, NOW_S)
+
+
+def formed(choice: Choice) -> tuple[Request, ...]:
+    assert isinstance(choice.decision, Form)
+    assert choice.decision.rows == sum(request.rows for request in choice.decision.requests)
+    return choice.decision.requests
+
+
+def test_the_best_size_leaves_time_for_one_batch_ahead_of_n() -> None:
+    assert EIGHT.best_rows == 16
+    assert replace(EIGHT, replicas=1).best_rows == 7
+    assert replace(EIGHT, target_s=0.001).best_rows == 1
+
+
+def test_the_size_that_keeps_up_grows_with_the_rate_up_to_the_best() -> None:
+    assert EIGHT.keep_up_rows() == 1
+    assert replace(EIGHT, rows_per_s=0.9 * 5839).keep_up_rows() == 11
+    assert replace(EIGHT, rows_per_s=1e6).keep_up_rows() == 16
+
+
+def test_a_batch_waits_for_more_until_its_cap() -> None:
+    choice = choose([came(0.001), came(0.0)])
+    assert choice.decision == Wait(NOW_S - 0.001 + MAX_DEFERRAL * TABLE_S[16] / 8)
+
+
+def test_a_batch_goes_when_one_row_more_would_make_its_first_request_late() -> None:
+    hurried, other = came(0.0), came(0.0)
+    hurried.due_s = NOW_S + TABLE_S[3] + 0.0001
+    decision = choose([hurried, other]).decision
+    assert isinstance(decision, Wait)
+    assert decision.until_s == pytest.approx(NOW_S + 0.0001, abs=1e-9)
+    hurried.due_s = NOW_S + TABLE_S[3]
+    assert formed(choose([hurried, other])) == (hurried, other)
+
+
+def test_one_replica_alone_does_not_wait() -> None:
+    waiting = [came(0.0)]
+    assert formed(choose(waiting, replace(EIGHT, replicas=1))) == tuple(waiting)
+
+
+def test_a_full_batch_goes_at_once() -> None:
+    waiting = [came(0.0) for _ in range(4)]
+    assert formed(choose(waiting, cap_rows=4)) == tuple(waiting)
+
+
+def test_what_even_alone_would_be_late_is_left_out() -> None:
+    hopeless = came(TARGET_S - TABLE_S[1] + 0.001)
+    choice = choose([hopeless, came(0.0)])
+    assert choice.late == [hopeless]
+    assert isinstance(choice.decision, Wait)
+
+
+def test_in_overload_the_head_is_left_out_for_a_batch_that_keeps_up() -> None:
+    """30 wait, each 0.1 ms after the one before; the head could only share a batch of 16."""
+    waiting = [came(0.0059 - at * 0.0001) for at in range(40)]
+    busy = replace(EIGHT, rows_per_s=7000.0, next_free_s=(NOW_S + 0.003, NOW_S + 0.006))
+    choice = choose(waiting, busy)
+    batch = formed(choice)
+    assert choice.late == waiting[: len(choice.late)]
+    assert len(choice.late) > 0
+    assert 15 <= len(batch) <= 17
+    head = batch[0]
+    assert head.due_s + 1e-9 >= NOW_S + TABLE_S[len(batch)]
+
+
+def test_in_a_burst_without_overload_nobody_is_left_out() -> None:
+    waiting = [came(0.0059 - at * 0.0001) for at in range(40)]
+    calm = replace(EIGHT, idle=4, next_free_s=(NOW_S, NOW_S, NOW_S))
+    choice = choose(waiting, calm)
+    assert choice.late == []
+    assert formed(choice)[0] is waiting[0]
+
+
+def test_a_replica_that_is_free_later_takes_what_it_can_still_answer() -> None:
+    waiting = [came(0.010)]
+    later = replace(EIGHT, idle=0, start_s=NOW_S + 0.012)
+    assert choose(waiting, later).late == waiting
+    assert formed(choose(waiting, replace(later, start_s=NOW_S + 0.0085))) == tuple(waiting)
+
+
+def test_signatures_wait_apart() -> None:
+    rare, due = came(0.0, signature="b"), came(TARGET_S - TABLE_S[2], signature="a")
+    assert formed(choose([due, rare])) == (due,)
+    assert formed(choose([rare, due])) == (due,)
+
+
+def test_lower_levels_fill_up_what_the_highest_leaves() -> None:
+    high = [came(0.004, priority=1) for _ in range(10)]
+    low = [came(0.004, priority=2) for _ in range(30)]
+    batch = formed(choose([*high, *low], replace(EIGHT, rows_per_s=7000.0)))
+    assert batch[:10] == tuple(high)
+    assert batch[10:] == tuple(low[: len(batch) - 10])
+    assert len(batch) == 15
+
+
+def test_late_ones_ride_along_where_nobody_else_is_late_for_it() -> None:
+    behind = tuple(came(1.0) for _ in range(40))
+    going = came(MAX_DEFERRAL * TABLE_S[16] / 8)
+    batch = formed(choose([going], late=behind))
+    assert batch[0] is going
+    assert going.due_s + 1e-9 >= NOW_S + TABLE_S[len(batch)]
+    assert going.due_s < NOW_S + TABLE_S[len(batch) + 1]
+    other = formed(choose([going], late=(came(1.0, signature="b"),)))
+    assert other == (going,)
+
+
+def test_late_ones_are_served_when_nothing_in_time_waits_or_a_replica_is_to_spare() -> None:
+    behind = tuple(came(1.0) for _ in range(40))
+    assert formed(choose([], late=behind)) == behind[:16]
+    fresh = came(0.0)
+    assert isinstance(choose([fresh], late=behind).decision, Wait)
+    assert formed(choose([fresh], replace(EIGHT, idle=2), late=behind)) == behind[:16]
+    assert choose([], replace(EIGHT, idle=0, start_s=NOW_S + 0.01), late=behind).decision is None
+
+
+def test_slack_for_the_link_makes_batches_go_earlier() -> None:
+    waiting = [came(0.003) for _ in range(12)]
+    assert isinstance(choose(waiting).decision, Wait)
+    assert formed(choose(waiting, replace(EIGHT, slack_s=-0.004))) == tuple(waiting)
+
+
+def test_without_a_batch_dimension_each_goes_alone() -> None:
+    settings = BatchSettings(BatchingMode.SLO, 0, target_s=TARGET_S)
+    outlook = replace(EIGHT, table_s=TABLE_S[:2])
+    waiting = [came(0.0), came(0.0)]
+    choice = choose_in_time(waiting, (), settings, 0, outlook, NOW_S)
+    assert formed(choice) == (waiting[0],)
+
+
+@given(
+    ages_s=st.lists(st.floats(0.0, 0.03), max_size=60),
+    rows=st.lists(st.integers(1, 6), min_size=60, max_size=60),
+    priorities=st.lists(st.integers(1, 2), min_size=60, max_size=60),
+    late_rows=st.lists(st.integers(1, 6), max_size=20),
+    idle=st.integers(0, 3),
+    start_in_s=st.sampled_from([0.0, 0.002]),
+    rate=st.sampled_from([0.0, 3000.0, 7000.0]),
+    cap_rows=st.integers(6, 32),
+    next_free=st.lists(st.floats(0.0, 0.02), max_size=3),
+)
+def test_r1_r3_everyone_is_in_one_place_and_whoever_goes_in_time_is_in_time(
+    ages_s: list[float],
+    rows: list[int],
+    priorities: list[int],
+    late_rows: list[int],
+    idle: int,
+    start_in_s: float,
+    rate: float,
+    cap_rows: int,
+    next_free: list[float],
+) -> None:
+    on_time = [
+        came(age_s, row_count, priority=priority)
+        for age_s, row_count, priority in zip(ages_s, rows, priorities, strict=False)
+    ]
+    on_time.sort(key=lambda request: (request.priority, request.due_s))
+    behind = tuple(came(1.0, row_count) for row_count in late_rows)
+    outlook = replace(
+        EIGHT,
+        idle=idle,
+        start_s=NOW_S + start_in_s,
+        rows_per_s=rate,
+        next_free_s=tuple(NOW_S + free_s for free_s in sorted(next_free)),
+    )
+    choice = choose(on_time, outlook, behind, cap_rows)
+    batch = choice.decision.requests if isinstance(choice.decision, Form) else ()
+    gone = [request.request_id for request in (*batch, *choice.late)]
+    assert len(gone) == len(set(gone))
+    assert set(gone) <= {request.request_id for request in (*on_time, *behind)}
+    assert sum(request.rows for request in batch) <= cap_rows
+    in_time = [request for request in batch if request not in behind]
+    if in_time:
+        done_s = outlook.start_s + TABLE_S[sum(request.rows for request in batch)]
+        assert min(request.due_s for request in in_time) + 1e-6 >= done_s
+    if isinstance(choice.decision, Wait):
+        assert NOW_S < choice.decision.until_s < inf
