@@ -18,10 +18,21 @@ def test_between_buckets_it_interpolates_and_beyond_it_grows_with_the_rows() -> 
     profile = Profile()
     profile.observe(4, 0.010)
     profile.observe(8, 0.020)
-    assert profile.latency_s(1) == 0.010
     assert profile.latency_s(4) == 0.010
     assert profile.latency_s(6) == pytest.approx(0.015)
     assert profile.latency_s(16) == pytest.approx(0.040)
+
+
+def test_below_the_smallest_known_size_it_goes_on_as_the_line_through_all() -> None:
+    profile = Profile()
+    profile.observe(8, 0.014)
+    assert profile.latency_s(1) == 0.014, "one size says nothing of others"
+    profile.observe(16, 0.022)
+    assert profile.latency_s(1) == pytest.approx(0.007)
+    steep = Profile()
+    steep.observe(8, 0.010)
+    steep.observe(16, 0.100)
+    assert steep.latency_s(4) == 0.005
 
 
 def test_a_larger_batch_is_never_thought_faster_and_contradictions_are_pooled() -> None:
@@ -59,7 +70,7 @@ def test_the_table_has_every_size_from_zero() -> None:
     profile = Profile()
     profile.observe(2, 0.010)
     profile.observe(4, 0.020)
-    assert profile.table(6) == pytest.approx([0.0, 0.010, 0.010, 0.015, 0.020, 0.025, 0.030])
+    assert profile.table(6) == pytest.approx([0.0, 0.005, 0.010, 0.015, 0.020, 0.025, 0.030])
     profile.observe(4, 0.040)
     assert profile.table(4)[4] == 0.020, "the smaller of two is their high percentile"
 

@@ -3,27 +3,35 @@
 from math import exp
 from typing import Final
 
-# Long enough to tell an overload from a burst, short enough to notice one within seconds.
-_MEMORY_S: Final = 2.0
+# Long enough to tell an overload from a burst, short enough to notice a step in load before
+# many batches were formed for the old one.
+_MEMORY_S: Final = 0.5
 
 
 class ArrivalRate:
     """Owns a count that decays: rows a second over about the last `_MEMORY_S`."""
 
-    __slots__ = ("_at_s", "_rows")
+    __slots__ = ("_at_s", "_rows", "_since_s")
 
     def __init__(self) -> None:
         self._rows = 0.0
         self._at_s = 0.0
+        self._since_s: float | None = None
 
     def add(self, rows: int, now_s: float) -> None:
         """So many rows came now."""
+        if self._since_s is None:
+            self._since_s = now_s
         self._rows = self._left(now_s) + rows
         self._at_s = now_s
 
     def rows_per_s(self, now_s: float) -> float:
-        """The rate as of now."""
-        return self._left(now_s) / _MEMORY_S
+        """The rate as of now; 0 before anything came. It is of the time since the first
+        arrival while that is short."""
+        if self._since_s is None or now_s <= self._since_s:
+            return 0.0
+        seen = 1.0 - exp(-(now_s - self._since_s) / _MEMORY_S)
+        return self._left(now_s) / (_MEMORY_S * seen)
 
     def _left(self, now_s: float) -> float:
         return self._rows * exp(min(0.0, self._at_s - now_s) / _MEMORY_S)

@@ -78,9 +78,9 @@ class Model:
         if self.settings.batch.mode is not BatchingMode.SLO:
             return
         self.profiles.setdefault(device, Profile()).observe(lease.rows, latency_s)
-        overhead_s = now_s - lease.started_s - latency_s
-        if not lease.prefetched and overhead_s >= 0.0:
-            self.overhead_s.add(overhead_s)
+        # Of one that was prefetched the way to the replica is not in it; when that makes the
+        # margin too short nothing is prefetched in time any more, and it is measured again.
+        self.overhead_s.add(max(0.0, now_s - lease.started_s - latency_s))
 
     def learn_warm_up(self, device: str, points: Iterable[tuple[int, float]]) -> None:
         """(rows, seconds) of a replica's own batches before it was READY: better than nothing,

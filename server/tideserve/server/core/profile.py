@@ -78,8 +78,9 @@ class Profile:
         return [(rows, _at(curve, curve.high_s, rows)) for rows in (*sizes, last)]
 
     def latency_s(self, rows: int) -> float | None:
-        """l(rows), a high percentile: the size's, else interpolated, beyond the largest known
-        size in proportion to rows; None while nothing is learned."""
+        """l(rows), a high percentile: the size's, else interpolated; below the smallest known
+        size on the line through all, beyond the largest in proportion to rows; None while
+        nothing is learned."""
         curve = self._curve
         return _at(curve, curve.high_s, rows) if curve.rows else None
 
@@ -140,8 +141,20 @@ def _at(curve: _Curve, latencies: tuple[float, ...], rows: int) -> float:
     at = bisect_left(curve.rows, rows)
     if at == len(curve.rows):
         return latencies[-1] * rows / curve.rows[-1]
-    if at == 0 or curve.rows[at] == rows:
+    if curve.rows[at] == rows:
         return latencies[at]
+    if at == 0:
+        return _below(curve, latencies, rows)
     lower, upper = curve.rows[at - 1], curve.rows[at]
     share = (rows - lower) / (upper - lower)
     return latencies[at - 1] + share * (latencies[at] - latencies[at - 1])
+
+
+def _below(curve: _Curve, latencies: tuple[float, ...], rows: int) -> float:
+    """Of fewer rows than were ever seen: on the line through the smallest and the largest known
+    size, but no faster a row than the smallest."""
+    first, last = curve.rows[0], curve.rows[-1]
+    if first == last:
+        return latencies[0]
+    slope_s = (latencies[-1] - latencies[0]) / (last - first)
+    return max(latencies[0] * rows / first, latencies[0] - slope_s * (first - rows))

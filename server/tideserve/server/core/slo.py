@@ -8,6 +8,7 @@ out when there are too many (`_window`), and that those are served late where th
 from bisect import bisect_right
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
+from heapq import nsmallest
 from itertools import islice
 from typing import Final, NamedTuple
 
@@ -190,7 +191,8 @@ def _window(own: list[Request], settings: BatchSettings, cap_rows: int, outlook:
         fits = outlook.rows_within(_left_s(request, outlook))
         taken = _prefix(own, first, settings, min(cap_rows, fits))
         time_s = outlook.table_s[min(taken.rows, len(outlook.table_s) - 1)]
-        lost = left_out + _lost_behind(own, taken.end, keep_up_s, best_rows, outlook)
+        free_s = nsmallest(LOOK_AHEAD, (*outlook.next_free_s, outlook.start_s + time_s))
+        lost = left_out + _lost_behind(own, taken.end, free_s, keep_up_s, outlook)
         worth = taken.rows - price * time_s - lost
         if worth > best_worth + _ROUNDING_S:
             best, best_worth = taken, worth
@@ -201,11 +203,12 @@ def _window(own: list[Request], settings: BatchSettings, cap_rows: int, outlook:
 
 
 def _lost_behind(
-    own: list[Request], at: int, keep_up_s: float, best_rows: int, outlook: Outlook
+    own: list[Request], at: int, next_free_s: list[float], keep_up_s: float, outlook: Outlook
 ) -> int:
-    """Rows from `at` on that wait too long for the replicas that are free next."""
-    lost = 0
-    for free_s in outlook.next_free_s[:LOOK_AHEAD]:
+    """Rows from `at` on that wait too long for the replicas that are free next, this one again
+    among them."""
+    lost, best_rows = 0, outlook.best_rows
+    for free_s in next_free_s:
         while at < len(own) and _left_at_s(own[at], outlook, free_s) + _ROUNDING_S < keep_up_s:
             lost += own[at].rows
             at += 1

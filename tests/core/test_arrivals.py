@@ -1,0 +1,35 @@
+"""The rate that batches have to keep up with."""
+
+import pytest
+
+from tideserve.server.core.arrivals import ArrivalRate
+
+
+def steady(rate: ArrivalRate, rows_per_s: int, from_s: float, to_s: float) -> None:
+    count = round((to_s - from_s) * rows_per_s)
+    for number in range(count):
+        rate.add(1, from_s + number / rows_per_s)
+
+
+def test_a_steady_rate_is_known_from_the_start() -> None:
+    rate = ArrivalRate()
+    assert rate.rows_per_s(100.0) == 0.0
+    steady(rate, 1000, 100.0, 100.05)
+    assert rate.rows_per_s(100.05) == pytest.approx(1000, rel=0.05)
+    steady(rate, 1000, 100.05, 105.0)
+    assert rate.rows_per_s(105.0) == pytest.approx(1000, rel=0.01)
+
+
+def test_a_step_is_noticed_within_a_second_and_silence_too() -> None:
+    rate = ArrivalRate()
+    steady(rate, 100, 0.0, 10.0)
+    steady(rate, 1000, 10.0, 11.0)
+    assert 850 < rate.rows_per_s(11.0) < 950
+    assert rate.rows_per_s(14.0) < 5
+
+
+def test_rows_count_and_not_requests() -> None:
+    rate = ArrivalRate()
+    for number in range(100):
+        rate.add(8, number / 100)
+    assert rate.rows_per_s(1.0) == pytest.approx(800, rel=0.02)
