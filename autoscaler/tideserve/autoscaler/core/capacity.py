@@ -34,8 +34,21 @@ def capacity(profile: Profile, target_s: float | None, replicas: int) -> Capacit
         slack = 1.0 + 1.0 / max(1, replicas)
         fitting = [point for point in points if point[1] * slack <= target_s]
         if fitting:
-            return Capacity(*max(fitting))
+            return _largest(max(fitting), points, target_s / slack)
     return max((Capacity(*point) for point in points), key=lambda found: found.rows_per_s)
+
+
+def _largest(
+    fitting: tuple[int, float], points: list[tuple[int, float]], within_s: float
+) -> Capacity:
+    """Between the largest point that fits and the next one, which does not: in proportion."""
+    rows, latency_s = fitting
+    above = min((point for point in points if point[0] > rows), default=None)
+    if above is None or above[1] <= latency_s:
+        return Capacity(rows, latency_s)
+    slope_s = (above[1] - latency_s) / (above[0] - rows)
+    more = int((within_s - latency_s) / slope_s + 1e-9)
+    return Capacity(rows + more, latency_s + more * slope_s)
 
 
 def fewest(

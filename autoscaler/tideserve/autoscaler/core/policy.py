@@ -21,6 +21,9 @@ from tideserve.autoscaler.core.window import LoadWindow
 
 STABLE_S: Final = 20.0
 FAST_S: Final = 4.0
+# What is expected to grow is a mean of so many rows, within the two spans: of fewer, chance
+# alone makes the highest of the next seconds half as much again.
+COUNTED: Final = 400.0
 # A quantile of waits over less than this is of too few.
 MIN_WAITS_S: Final = 1.0
 SURGE_SPANS_S: Final = (0.5, 1.0, 2.0)
@@ -29,6 +32,8 @@ CALM_S: Final = 2.0
 MIN_HOLD_S: Final = 5.0
 # Queued work is to be gone within the wait target, the start-up time, or this.
 MIN_CLEAR_S: Final = 0.5
+# The wait in the queue that is aimed at where neither it nor a latency target is given.
+DEFAULT_WAIT_S: Final = 0.1
 _MAX_HISTORY: Final = 512
 
 
@@ -191,7 +196,11 @@ class _Decider:
         fast = (window.request_rate(FAST_S) or 0.0) * per_request
         self._stable, self._fast = stable, fast
         self._surge = window.surge_rate(SURGE_SPANS_S) * per_request
-        self._growth = self._state.growth.push(fast, inputs.startup_s, now_s)
+        span_s = min(STABLE_S, max(FAST_S, COUNTED / max(stable, 1e-9)))
+        self._base = (window.request_rate(span_s) or 0.0) * per_request
+        self._growth = self._state.growth
+        if window.covers_s() >= span_s:
+            self._growth = self._growth.push(self._base, inputs.startup_s, now_s)
         self._day = self._state.day.push(stable, inputs.unix_s)
         self._gains = self._state.gains.push(
             inputs.ready,
@@ -205,6 +214,7 @@ class _Decider:
             "rows_per_s_20s": stable,
             "rows_per_s_4s": fast,
             "rows_per_s_surge": self._surge,
+            "rows_per_s_base": self._base,
             "rows_per_request": per_request,
         }
         self._active_s = now_s if window.is_active() else self._state.active_s
@@ -224,6 +234,16 @@ class _Decider:
     def _target_s(self) -> float | None:
         return self._policy.latency_target_s or self._inputs.latency_target_s
 
+    def _wait_target_s(self) -> float:
+        """How long a request may wait in the queue."""
+        if self._policy.queue_target.target_s is not None:
+            return self._policy.queue_target.target_s
+        target_s = self._target_s()
+        if target_s is None:
+            return DEFAULT_WAIT_S
+        least_s = min((latency_s for _, latency_s in self._load.profile), default=0.0)
+        return max(target_s - least_s, 0.5 * target_s)
+
     def _fewest(self, replicas_of: Callable[[Capacity], int]) -> tuple[int, Capacity] | None:
         most = self._policy.max_replicas
         return fewest(self._load.profile, self._target_s(), most, replicas_of)
@@ -231,17 +251,15 @@ class _Decider:
     # --- wants ------------------------------------------------------------------------
 
     def _proactive(self) -> _Want:
-        expected = max(self._stable, self._fast * self._growth.ratio)
+        expected = max(self._stable, self._base * self._growth.ratio)
         table = self._day.expected(self._inputs.unix_s, self._inputs.startup_s)
         if table < MIN_RATE:  # yesterday's odd request is no reason to stay up
             table = 0.0
         self._numbers |= {"growth_ratio": self._growth.ratio, "day_table_rows_per_s": table}
         rate = max(expected, table) if table or not self._is_idle else 0.0
-        target = self._policy.queue_target
+        quantile, wait_target_s = self._policy.queue_target.quantile, self._wait_target_s()
         enough = self._fewest(
-            lambda found: replicas_for(
-                rate, found, quantile=target.quantile, wait_target_s=target.target_s
-            )
+            lambda found: replicas_for(rate, found, quantile=quantile, wait_target_s=wait_target_s)
         )
         if enough is None:
             # No batch was timed yet: what is there has to do until one was, and one that died
@@ -258,25 +276,25 @@ class _Decider:
 
     def _panic(self, found: Capacity | None) -> _Want | None:
         """More than what is there can clear within the target."""
-        target = self._policy.queue_target
+        target_s = self._wait_target_s()
         # Waits of the time since the last replica that was asked for could help.
         since_s = min(FAST_S, self._now_s - self._state.raised_s - self._inputs.startup_s)
         wait_s = None
         if since_s >= MIN_WAITS_S:
-            wait_s = self._window.queue_wait_s(since_s, target.quantile)
+            wait_s = self._window.queue_wait_s(since_s, self._policy.queue_target.quantile)
         drops = self._window.drops(FAST_S)
         self._numbers["drops_4s"] = drops
         if wait_s is not None:
             self._numbers["queue_wait_s"] = wait_s
         # One that waits longer is no quantile; one that waits twice as long is stuck.
-        breached = self._load.oldest_age_s > 2.0 * target.target_s or (
-            wait_s is not None and wait_s > target.target_s and self._load.queued_requests > 0
+        breached = self._load.oldest_age_s > 2.0 * target_s or (
+            wait_s is not None and wait_s > target_s and self._load.queued_requests > 0
         )
         present = self._inputs.present
         if found is None:
             return self._one_more("queue") if breached or drops else None
         rate = found.rows_per_s
-        clear_s = max(target.target_s, self._inputs.startup_s, MIN_CLEAR_S)
+        clear_s = max(target_s, self._inputs.startup_s, MIN_CLEAR_S)
         # What is computed anyway is no backlog: a batch for each replica.
         backlog = max(0.0, self._load.queued_rows - present * found.batch_rows)
         coming = max(self._fast, self._surge)
@@ -302,7 +320,7 @@ class _Decider:
         """The model of the load says that there is enough and the queue disagrees: one more,
         and then a while to see what it changed."""
         settle_s = self._inputs.startup_s + FAST_S
-        wait_ms = self._policy.queue_target.target_s * 1e3
+        wait_ms = self._wait_target_s() * 1e3
         reason = f"panic: the {what} waits longer than {wait_ms:.0f} ms"
         if self._inputs.starting or self._now_s - self._state.raised_s < settle_s:
             return _Want(max(1, self._inputs.present), reason)

@@ -1,0 +1,1 @@
+"""The simulator: the same cores as in the real processes, driven by a clock of its own."""

@@ -1,0 +1,28 @@
+"""A simulated replica: what it holds, and what it is doing."""
+
+from collections import deque
+from dataclasses import dataclass, field
+from math import inf
+
+from tideserve.server.core.leases import Lease
+
+
+@dataclass(slots=True, eq=False)
+class SimReplica:
+    """`launched_s`: from then on it is paid for. `started_s`: when its current batch began.
+    `epoch` 0: it has not joined."""
+
+    replica_id: str
+    launched_s: float
+    device: str = "cpu"
+    epoch: int = 0
+    sequence: int = 0
+    held: deque[Lease] = field(default_factory=deque)
+    started_s: float = 0.0
+    busy_s: float = 0.0
+    ready: bool = False
+    dies_s: float = inf
+    startup_s: float = 0.0
+    draining: bool = False
+    over: str = ""
+    """How it ended; empty while it runs."""
