@@ -7,9 +7,9 @@ import pytest
 import typer
 
 from tideserve.cli import logs as logs_module
+from tideserve.cli.duration import seconds_of
 from tideserve.cli.exits import UsageFault
 from tideserve.cli.logs import is_loopback, reachable, what_came
-from tideserve.cli.scale import seconds_of
 from tideserve.cli.status import replica_table, status_table
 from tideserve.client import ModelStatus, ReplicaInfo, ServerStatus
 

@@ -1,10 +1,10 @@
 """`tideserve scale`."""
 
-import re
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 
+from tideserve.cli.duration import seconds_of
 from tideserve.cli.exits import UsageFault
 from tideserve.cli.options import (
     ADDRESS,
@@ -18,8 +18,6 @@ from tideserve.cli.options import (
     control_client,
 )
 from tideserve.cli.output import write_json
-
-_SECONDS: Final = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def scale(
@@ -56,12 +54,3 @@ def scale(
         typer.echo(f"{model}: the autoscaler decides")
     else:
         typer.echo(f"{model}: {replicas} replicas for {duration_s:g} s")
-
-
-def seconds_of(text: str) -> float:
-    """More than 0 s. Raises `UsageFault`."""
-    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smh]?)", text.strip())
-    seconds = float(match[1]) * _SECONDS[match[2]] if match is not None else 0.0
-    if seconds <= 0.0:
-        raise UsageFault(f"--for: expected a time such as 90s, 10m or 2h, got {text!r}")
-    return seconds
