@@ -33,3 +33,10 @@ def test_rows_count_and_not_requests() -> None:
     for number in range(100):
         rate.add(8, number / 100)
     assert rate.rows_per_s(1.0) == pytest.approx(800, rel=0.02)
+
+
+def test_requests_at_one_moment_are_no_endless_rate() -> None:
+    rate = ArrivalRate()
+    rate.add(1, 5.0)
+    rate.add(1, 5.0)
+    assert rate.rows_per_s(5.0) == pytest.approx(200.0, rel=0.05)

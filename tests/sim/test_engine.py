@@ -50,6 +50,15 @@ def test_the_lowest_numbered_free_replica_works_and_the_other_is_idle() -> None:
     assert book.idle_at_least[1] == pytest.approx(10.0)
 
 
+def test_replicas_that_had_no_work_for_long_still_ask_for_it() -> None:
+    """An Exchange is answered empty after 10 s: all of them serve a step that comes later."""
+    made = engine([30.0 + number * 0.001 for number in range(12)], replicas=3)
+    made._workload = Workload(made.book.arrived_s, 40.0)
+    book = made.run()
+    assert book.finished_s.max() < 30.0 + 0.3
+    assert [replica.busy_s > 0.0 for replica in made.replicas.values()] == [True] * 3
+
+
 def test_work_of_a_replica_that_dies_is_done_by_another() -> None:
     made = engine([1.0], replicas=2)
     made.at(1.05, lambda _: made._die(made.replicas["r0"]))

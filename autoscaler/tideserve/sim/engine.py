@@ -3,6 +3,7 @@
 The scheduler is `tideserve.server.core`'s own object, driven as the dispatcher drives it.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
@@ -35,7 +36,6 @@ from tideserve.sim.hardware import Hardware
 from tideserve.sim.replica import SimReplica
 
 BEAT_S: Final = 0.25
-_LOG2_FIRST: Final = float(np.log2(WAIT_BOUNDS_S[0]))
 Handler = Callable[[float], None]
 
 
@@ -85,6 +85,7 @@ class Engine:
         self._workload = workload
         self._prefetch = prefetch
         self._numbers = _Numbers()
+        self._asking: dict[int, SimReplica] = {}  # by the number of the open Exchange
         self._heap: list[tuple[float, int, Handler]] = []
         self._idle = 0
 
@@ -215,6 +216,7 @@ class Engine:
     def _ask(self, replica: SimReplica, outcomes: tuple[BatchDone, ...]) -> None:
         replica.sequence += 1
         exchange = Exchange(next(self._numbers.calls), replica.sequence, self.now_s)
+        self._asking[exchange.call_id] = replica
         self._perform(
             self.scheduler.on_exchange(
                 replica.replica_id, replica.epoch, exchange, outcomes, self.now_s, want=True
@@ -238,7 +240,8 @@ class Engine:
             match action:
                 case Complete(_, answers):
                     self._complete(answers)
-                case Dispatch(_, _, lease):
+                case Dispatch(call_id, _, lease):
+                    del self._asking[call_id]
                     self._deliver(self.replicas[lease.replica_id], action)
                 case Expire():
                     self.book.expired += 1
@@ -248,7 +251,11 @@ class Engine:
                     self._drain(self.replicas[replica_id])
                 case ReplicaLost(replica_id):
                     self.end(self.replicas[replica_id], "it was lost")
-                case AnswerEmpty() | RefuseCall() | ReplicaLeft():
+                case AnswerEmpty(call_id):
+                    self._answer_empty(self._asking.pop(call_id))
+                case RefuseCall(call_id):
+                    del self._asking[call_id]
+                case ReplicaLeft():
                     pass
 
     def _deliver(self, replica: SimReplica, action: Dispatch) -> None:
@@ -258,6 +265,12 @@ class Engine:
             self._compute(replica)
             if self._prefetch:
                 self._ask(replica, ())
+
+    def _answer_empty(self, replica: SimReplica) -> None:
+        """After a while without work it asks again, unless it has done so already or leaves."""
+        if replica in self._asking.values() or replica.over or replica.draining:
+            return
+        self._ask(replica, ())
 
     def _drain(self, replica: SimReplica) -> None:
         replica.draining = True
@@ -269,7 +282,7 @@ class Engine:
         for request, _ in answers:
             book.finished_s[request.request_id] = self.now_s
             wait_s = request.first_leased_s - request.arrived_s
-            book.wait_counts[_bucket(wait_s)] += 1
+            book.wait_counts[bisect_left(WAIT_BOUNDS_S, wait_s)] += 1
         book.succeeded += len(answers)
 
     # --- time -----------------------------------------------------------------------------
@@ -295,9 +308,3 @@ class Engine:
 
 def _nobody(_: SimReplica) -> None:
     """Nobody wants to hear of it."""
-
-
-def _bucket(wait_s: float) -> int:
-    if wait_s <= WAIT_BOUNDS_S[0]:
-        return 0
-    return min(len(WAIT_BOUNDS_S), int(np.ceil(np.log2(wait_s) - _LOG2_FIRST)))

@@ -73,7 +73,8 @@ class Fleet:
         engine = self._engine
         for number in range(self._settings.initial):
             replica = self._launch(f"{self._key.name}-initial-{number}", self._key, "cpu")
-            replica.startup_s = self._engine.hardware.start_s.draw_s(engine.generator)
+            replica.startup_s = engine.hardware.start_s.draw_s(engine.generator)
+            replica.launched_s -= replica.startup_s
             if engine.join(replica):
                 engine.ready(replica)
         engine.book.starts = 0

@@ -57,12 +57,16 @@ def record(
                 yield client.status()
 
         file.write(f"{HEADING}\n")
+        recorded: list[float] = []
         try:
             for rate in rates(looks(), model):
+                recorded.append(rate)
                 file.write(f"{rate:.3f}\n")
                 file.flush()
         except KeyboardInterrupt:
             typer.echo(f"ended early: {out} has what came until now", err=True)
+    mean = sum(recorded) / max(1, len(recorded))
+    typer.echo(f"{out}: {len(recorded)} s, {mean:.1f} requests/s on average")
 
 
 def rates(looks: Iterable[ServerStatus], model: str) -> Iterator[float]:

@@ -6,6 +6,8 @@ from typing import Final
 # Long enough to tell an overload from a burst, short enough to notice a step in load before
 # many batches were formed for the old one.
 _MEMORY_S: Final = 0.5
+# Two requests at once are no rate.
+_LEAST_S: Final = 0.01
 
 
 class ArrivalRate:
@@ -28,9 +30,9 @@ class ArrivalRate:
     def rows_per_s(self, now_s: float) -> float:
         """The rate as of now; 0 before anything came. It is of the time since the first
         arrival while that is short."""
-        if self._since_s is None or now_s <= self._since_s:
+        if self._since_s is None:
             return 0.0
-        seen = 1.0 - exp(-(now_s - self._since_s) / _MEMORY_S)
+        seen = 1.0 - exp(-max(_LEAST_S, now_s - self._since_s) / _MEMORY_S)
         return self._left(now_s) / (_MEMORY_S * seen)
 
     def _left(self, now_s: float) -> float:

@@ -1,0 +1,249 @@
+"""`tideserve simulate` and `tideserve tune`: an autoscaler file against a trace, in virtual time.
+
+Exit codes: 0, 2 for an option or a file that does not work.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Final, NoReturn
+
+import typer
+import yaml
+
+from tideserve.autoscaler.assembly import rules_of
+from tideserve.autoscaler.config import AutoscalerFile
+from tideserve.autoscaler.config_file import read_config
+from tideserve.autoscaler.core.state import Rules
+from tideserve.autoscaler.errors import AutoscalerError
+from tideserve.sim.compare import BASELINES, OURS, compare
+from tideserve.sim.errors import SimulationError
+from tideserve.sim.inputs import Options, scenario_of
+from tideserve.sim.report import document_of, table_of, write_report
+from tideserve.sim.scenario import Scenario
+from tideserve.sim.tune import Candidate
+from tideserve.sim.tune import tune as search
+
+_BAD_OPTION: Final = 2
+
+Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="The autoscaler file.")]
+Model = Annotated[str, typer.Option(help="Whose section of the file; it need not have one.")]
+Target = Annotated[
+    float | None,
+    typer.Option(help="Seconds from arrival to answer; by default the model's latency_target."),
+]
+Trace = Annotated[
+    Path | None,
+    typer.Option(help="Arrivals: a time a line, or one rate a second under the heading `rate`."),
+]
+Arrivals = Annotated[
+    str,
+    typer.Option(help="Instead: poisson:rate=300, gamma:rate=300,cv=3, step:20x10/200x30, ..."),
+]
+Speed = Annotated[float, typer.Option(help="The trace so many times faster.")]
+Duration = Annotated[float | None, typer.Option(help="Seconds of it; by default all, or 600.")]
+Profile = Annotated[
+    Path | None, typer.Option(help="Batch times: lines of rows,seconds, a heading allowed.")
+]
+Linear = Annotated[
+    str, typer.Option(help="Instead, in milliseconds: PER_ROW,BASE such as 1.053,5.072.")
+]
+Noise = Annotated[
+    float, typer.Option(min=0.0, help="Standard deviation of the logarithm of batch times.")
+]
+MaxBatchRows = Annotated[int, typer.Option(min=1, max=4096, help="As max_batch_size.")]
+Batching = Annotated[str, typer.Option(help="slo, eager or window.")]
+OnLateOption = Annotated[str, typer.Option("--on-late", help="serve or drop, in mode slo.")]
+Start = Annotated[float, typer.Option(min=0.0, help="Seconds from launch to READY.")]
+Initial = Annotated[int, typer.Option(min=0, help="Replicas that are READY at the start.")]
+Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same numbers.")]
+
+
+def simulate(
+    config: Config,
+    trace: Trace = None,
+    arrivals: Arrivals = "",
+    profile: Profile = None,
+    linear: Linear = "",
+    model: Model = "model",
+    target: Target = None,
+    speed: Speed = 1.0,
+    duration: Duration = None,
+    noise: Noise = 0.0,
+    max_batch_rows: MaxBatchRows = 64,
+    batching: Batching = "slo",
+    on_late: OnLateOption = "serve",
+    start: Start = 0.3,
+    initial: Initial = 1,
+    seed: Seed = 1,
+    against: Annotated[
+        str, typer.Option(help=f"Others beside it, by comma: {', '.join(BASELINES)}, or all.")
+    ] = "",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for simulation.html and simulation.png.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Replay a trace through the autoscaler's and the server's own decisions."""
+    with _errors():
+        file = read_config(config)
+        scenario = scenario_of(
+            Options(
+                model=model,
+                target_s=_target(file, model, target),
+                trace=trace,
+                arrivals=arrivals,
+                speed=speed,
+                duration_s=duration,
+                profile=profile,
+                linear_ms=linear,
+                noise=noise,
+                max_batch_rows=max_batch_rows,
+                batching=batching,
+                on_late=on_late,
+                start_s=start,
+                initial=initial,
+                seed=seed,
+            )
+        )
+        others = BASELINES if against == "all" else tuple(filter(None, against.split(",")))
+        runs = compare(scenario, file.scaling(), rules_of(file, Rules()), (OURS, *others), seed)
+        if as_json:
+            typer.echo(json.dumps(document_of(scenario, runs, seed), indent=2))
+        else:
+            from rich.console import Console
+
+            console = Console()
+            wide = console if console.is_terminal else Console(width=160)
+            wide.print(table_of(runs))
+        if out is not None:
+            write_report(out, scenario, runs, _note(scenario, seed))
+
+
+def tune(
+    config: Config,
+    trace: Trace = None,
+    arrivals: Arrivals = "",
+    profile: Profile = None,
+    linear: Linear = "",
+    model: Model = "model",
+    target: Target = None,
+    speed: Speed = 1.0,
+    duration: Duration = None,
+    noise: Noise = 0.0,
+    max_batch_rows: MaxBatchRows = 64,
+    batching: Batching = "slo",
+    on_late: OnLateOption = "serve",
+    start: Start = 0.3,
+    initial: Initial = 1,
+    seed: Seed = 1,
+    attainment: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Share of requests to answer in time.")
+    ] = 0.99,
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write the new file; by default it is printed.")
+    ] = None,
+) -> None:
+    """Search hold, planned target, standby and max for the cheapest that is in time."""
+    with _errors():
+        file = read_config(config)
+        scenario = scenario_of(
+            Options(
+                model=model,
+                target_s=_target(file, model, target),
+                trace=trace,
+                arrivals=arrivals,
+                speed=speed,
+                duration_s=duration,
+                profile=profile,
+                linear_ms=linear,
+                noise=noise,
+                max_batch_rows=max_batch_rows,
+                batching=batching,
+                on_late=on_late,
+                start_s=start,
+                initial=initial,
+                seed=seed,
+            )
+        )
+        best, tried = search(
+            scenario, file.scaling(), rules_of(file, Rules()), attainment, seed, _tell
+        )
+        figures = best.run.figures
+        typer.echo(
+            f"best of {len(tried)}: {figures.attainment:.2%} in time for "
+            f"{figures.replica_s:.0f} replica-seconds",
+            err=True,
+        )
+        if figures.attainment < attainment:
+            typer.echo(f"none of them has {attainment:.2%} in time", err=True)
+        text = yaml.safe_dump(tuned(config, model, best), sort_keys=False)
+        if out is None:
+            typer.echo(text, nl=False)
+        else:
+            out.write_text(text, encoding="utf-8")
+            typer.echo(f"wrote {out}")
+
+
+def tuned(config: Path, model: str, best: Candidate) -> dict[str, object]:
+    """The file's own content with the settings that were found in the model's section."""
+    content = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
+    section = dict((content.get("models") or {}).get(model) or {})
+    policy = best.policy
+    section["hold_factor"] = policy.hold_factor
+    section.pop("hold", None)
+    if policy.hold_s is not None:
+        section["hold"] = policy.hold_s
+    if policy.latency_target_s is not None:
+        section["latency_target"] = round(policy.latency_target_s, 6)
+    section["max"] = policy.max_replicas
+    return {
+        **content,
+        "standby": best.standby,
+        "models": {**(content.get("models") or {}), model: section},
+    }
+
+
+def _target(file: AutoscalerFile, model: str, given_s: float | None) -> float:
+    target_s = given_s or file.scaling().policy_of(model).latency_target_s
+    if target_s is None:
+        raise SimulationError(
+            f"expected a latency target: give --target SECONDS, or models.{model}.latency_target "
+            "in the file"
+        )
+    return target_s
+
+
+def _tell(candidate: Candidate) -> None:
+    figures = candidate.run.figures
+    typer.echo(
+        f"hold_factor {candidate.policy.hold_factor:g}, latency_target "
+        f"{candidate.policy.latency_target_s or 0.0:g}, standby {candidate.standby}, max "
+        f"{candidate.policy.max_replicas}: {figures.attainment:.2%} in time, "
+        f"{figures.replica_s:.0f} replica-seconds",
+        err=True,
+    )
+
+
+def _note(scenario: Scenario, seed: int) -> str:
+    return (
+        f"{len(scenario.arrived_s)} arrivals in {scenario.duration_s:.0f} s, target "
+        f"{scenario.target_s * 1e3:g} ms, {scenario.rows_per_s:.4g} rows/s a replica, start-up "
+        f"{scenario.hardware.start_s.median_s:g} s, mode {scenario.mode.value}, seed {seed}"
+    )
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    try:
+        yield
+    except (AutoscalerError, SimulationError, ValueError) as error:
+        _fail(str(error))
+    except OSError as error:
+        _fail(f"{error.filename or 'a file'}: {error.strerror or error}")
+
+
+def _fail(message: str) -> NoReturn:
+    typer.echo(f"error: {message}", err=True)
+    raise typer.Exit(_BAD_OPTION)

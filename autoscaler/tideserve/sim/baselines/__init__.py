@@ -1,0 +1,1 @@
+"""Other autoscalers, by their published rules, to compare with."""

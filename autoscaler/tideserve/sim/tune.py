@@ -1,0 +1,72 @@
+"""Which few settings of an autoscaler file hold the attainment asked for at the least cost."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final
+
+from tideserve.autoscaler.core.elastic import ElasticPolicy
+from tideserve.autoscaler.core.settings import ModelPolicy, ScalingSettings
+from tideserve.autoscaler.core.state import Rules
+from tideserve.sim.scenario import Run, Scenario, run_scaled
+
+# From the dearest to the cheapest: how long a count is held, in start-up times.
+HOLD_FACTORS: Final = (4.0, 3.0, 2.0, 1.0, 0.5)
+# What is planned for, as a share of the latency target: less of it means smaller batches, and
+# more replicas.
+TARGET_SHARES: Final = (0.7, 0.85, 1.0, 1.15)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One combination, and what it comes to."""
+
+    policy: ModelPolicy
+    standby: int
+    run: Run
+
+
+def tune(
+    scenario: Scenario,
+    settings: ScalingSettings,
+    rules: Rules,
+    attainment: float,
+    seed: int,
+    on_candidate: Callable[[Candidate], None] = lambda _: None,
+) -> tuple[Candidate, list[Candidate]]:
+    """The cheapest that holds `attainment`, or the one with the most in time where none does;
+    and all that were tried. One setting after the other, each from the best so far: holds,
+    then the target that is planned for, then standbys, then the bound from above."""
+    tried: list[Candidate] = []
+    base = settings.policy_of(scenario.name)
+    target_s = base.latency_target_s or scenario.target_s
+
+    def attempt(policy: ModelPolicy, standby: int) -> None:
+        if any(one.policy == policy and one.standby == standby for one in tried):
+            return
+        models = {**settings.models, scenario.name: policy}
+        changed = replace(settings, models=models, standby=standby)
+        run = run_scaled(scenario, ElasticPolicy(changed), replace(rules, standby=standby), seed)
+        tried.append(Candidate(policy, standby, run))
+        on_candidate(tried[-1])
+
+    attempt(base, settings.standby)
+    for factor in HOLD_FACTORS:
+        attempt(replace(base, hold_factor=factor, hold_s=None), settings.standby)
+    best = _best(tried, attainment)
+    for share in TARGET_SHARES:
+        attempt(replace(best.policy, latency_target_s=share * target_s), best.standby)
+    best = _best(tried, attainment)
+    for standby in (0, 1, 2):
+        attempt(best.policy, standby)
+    best = _best(tried, attainment)
+    # No fewer than were used: what one run could do without, another one may need.
+    bound = max(1, best.run.figures.most_replicas, best.policy.min_replicas)
+    attempt(replace(best.policy, max_replicas=bound), best.standby)
+    return _best(tried, attainment), tried
+
+
+def _best(tried: list[Candidate], attainment: float) -> Candidate:
+    holding = [one for one in tried if one.run.figures.attainment >= attainment]
+    if holding:
+        return min(holding, key=lambda one: one.run.figures.replica_s)
+    return max(tried, key=lambda one: one.run.figures.attainment)

@@ -1,0 +1,138 @@
+"""`tideserve simulate` and `tune`: files and options in, tables, JSON and pictures out."""
+
+import json
+from pathlib import Path
+
+import pytest
+import typer
+import yaml
+from typer.testing import CliRunner, Result
+
+from tideserve.autoscaler.config_file import read_config
+from tideserve.sim.__main__ import simulate, tune
+from tideserve.sim.compare import BASELINES
+from tideserve.sim.report import COLUMNS
+
+SMALL = ("--arrivals=poisson:rate=40", "--duration=20", "--linear=10,80", "--max-batch-rows=8")
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "autoscaler.yaml"
+    path.write_text("models:\n  digits: {max: 6, latency_target: 0.5, hold_factor: 2}\n")
+    return path
+
+
+def run(command: str, *arguments: object) -> Result:
+    app = typer.Typer(pretty_exceptions_enable=False)
+    app.command("simulate")(simulate)
+    app.command("tune")(tune)
+    return CliRunner().invoke(app, [command, *map(str, arguments)])
+
+
+def test_the_table_has_a_row_a_system_and_the_page_has_the_picture(
+    config: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    found = run("simulate", config, *SMALL, "--model=digits", "--against=all", f"--out={out}")
+    assert found.exit_code == 0, found.output
+    for word in ("tideserve", *BASELINES):
+        assert word in found.stdout
+    assert (out / "simulation.png").read_bytes().startswith(b"\x89PNG")
+    page = (out / "simulation.html").read_text()
+    assert all(f"<th>{name}</th>" in page for name in COLUMNS)
+    assert "data:image/png;base64," in page
+
+
+def test_json_is_the_same_for_the_same_seed(config: Path) -> None:
+    arguments = (config, *SMALL, "--model=digits", "--noise=0.1", "--json", "--against=kpa-70")
+    first, again = (run("simulate", *arguments).stdout for _ in range(2))
+    assert first == again
+    document = json.loads(first)
+    assert document["target_s"] == 0.5
+    ours, kpa = document["systems"]
+    assert (ours["system"], kpa["system"]) == ("tideserve", "kpa-70")
+    assert ours["arrivals"] == kpa["arrivals"]
+    assert 0.9 < ours["attainment"] <= 1.0
+    assert ours["over_optimum"] > 0.5
+    assert run("simulate", *arguments, "--seed=2").stdout != first
+
+
+def test_a_trace_of_rates_and_a_profile_of_points_are_read(config: Path, tmp_path: Path) -> None:
+    trace, profile = tmp_path / "trace.csv", tmp_path / "profile.csv"
+    trace.write_text("rate_per_s\n" + "20\n" * 15)
+    profile.write_text("rows,seconds\n1,0.09\n8,0.16\n")
+    found = run(
+        "simulate", config, f"--trace={trace}", f"--profile={profile}", "--model=digits", "--json"
+    )
+    assert found.exit_code == 0, found.output
+    assert json.loads(found.stdout)["rows_per_s_of_a_replica"] == pytest.approx(64 / 0.72, rel=0.6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (SMALL[1:], "either --trace FILE or --arrivals SPEC"),
+        (("--trace=missing.csv", *SMALL[2:]), "missing.csv"),
+        ((*SMALL[:2],), "either --profile FILE"),
+        ((*SMALL[:2], "--linear=1"), "--linear: expected two numbers"),
+        ((*SMALL[:2], "--linear=-1,5"), "do not fall with the rows"),
+        ((*SMALL, "--batching=lazy"), "--batching: expected one of eager, window, slo"),
+        ((*SMALL, "--on-late=later"), "--on-late: expected one of serve, drop"),
+        ((*SMALL, "--against=kpa-x"), "kpa-x"),
+        ((*SMALL, "--against=other"), "--against: expected one of kpa-60"),
+        (("--arrivals=poison:rate=4", *SMALL[1:]), "poisson"),
+        (("--arrivals=poisson:rate=0.01", *SMALL[1:]), "expected at least 2 arrivals"),
+        ((*SMALL, "--target=-1"), "--target"),
+    ],
+)
+def test_what_does_not_work_is_said_in_words(
+    config: Path, arguments: tuple[str, ...], words: str
+) -> None:
+    found = run("simulate", config, "--model=digits", *arguments)
+    assert found.exit_code == 2
+    assert words in found.stderr
+
+
+def test_a_model_without_a_target_needs_one(config: Path) -> None:
+    found = run("simulate", config, *SMALL, "--model=other")
+    assert found.exit_code == 2
+    assert "models.other.latency_target" in found.stderr
+
+
+def test_a_profile_that_is_no_profile_is_refused_with_its_line(
+    config: Path, tmp_path: Path
+) -> None:
+    profile = tmp_path / "profile.csv"
+    profile.write_text("rows,seconds\n1,0.09\n8;0.16\n")
+    found = run("simulate", config, SMALL[0], f"--profile={profile}", "--model=digits")
+    assert found.exit_code == 2
+    assert "profile.csv:3: expected rows,seconds" in found.stderr
+
+
+def test_tune_writes_a_file_that_costs_no_more_and_holds_what_was_asked_for(
+    config: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "tuned.yaml"
+    arguments = (*SMALL, "--model=digits", "--start=2")
+    found = run("tune", config, *arguments, "--attainment=0.95", f"--out={out}")
+    assert found.exit_code == 0, found.output
+    assert "best of" in found.stderr
+    read_config(out)
+    section = yaml.safe_load(out.read_text())["models"]["digits"]
+    assert section["max"] <= 6
+    before, after = (
+        json.loads(run("simulate", path, *arguments, "--target=0.5", "--json").stdout)
+        for path in (config, out)
+    )
+    (old,), (new,) = before["systems"], after["systems"]
+    assert new["attainment"] >= 0.95
+    assert new["replica_s"] <= old["replica_s"]
+
+
+def test_tune_says_when_nothing_is_enough(config: Path) -> None:
+    found = run(
+        "tune", config, "--arrivals=poisson:rate=900", "--duration=5", *SMALL[2:], "--model=digits"
+    )
+    assert found.exit_code == 0, found.output
+    assert "none of them has 99.00% in time" in found.stderr
