@@ -7,15 +7,10 @@ from tideserve.autoscaler.core.decision import Policy
 from tideserve.autoscaler.core.elastic import ElasticPolicy
 from tideserve.autoscaler.core.settings import ScalingSettings
 from tideserve.autoscaler.core.state import Rules
-from tideserve.sim.baselines.scaling import (
-    HpaPolicy,
-    HpaSettings,
-    KnativePolicy,
-    KpaSettings,
-    RayServePolicy,
-    RaySettings,
-    StaticPolicy,
-)
+from tideserve.sim.baselines.knative import KnativePolicy, KpaSettings
+from tideserve.sim.baselines.kubernetes import HpaPolicy, HpaSettings
+from tideserve.sim.baselines.ray import RayServePolicy, RaySettings
+from tideserve.sim.baselines.static import StaticPolicy
 from tideserve.sim.scenario import Run, Scenario, run_scaled
 
 OURS: Final = "tideserve"

@@ -9,15 +9,10 @@ from hypothesis import strategies as st
 from tideserve.autoscaler.core.decision import Decision, Policy
 from tideserve.autoscaler.core.fleet import Model, ModelKey, Replica, ReplicaState, Snapshot
 from tideserve.autoscaler.core.load import Load, Sample
-from tideserve.sim.baselines.scaling import (
-    HpaPolicy,
-    HpaSettings,
-    KnativePolicy,
-    KpaSettings,
-    RayServePolicy,
-    RaySettings,
-    StaticPolicy,
-)
+from tideserve.sim.baselines.knative import KnativePolicy, KpaSettings
+from tideserve.sim.baselines.kubernetes import HpaPolicy, HpaSettings
+from tideserve.sim.baselines.ray import RayServePolicy, RaySettings
+from tideserve.sim.baselines.static import StaticPolicy
 
 KEY = ModelKey("m", 1, "a")
 OTHER = ModelKey("other", 1, "a")
