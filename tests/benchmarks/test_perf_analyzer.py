@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks.errors import LoadFailedError
-from benchmarks.perf_analyzer import parse_report
+from benchmarks.perf_analyzer import is_unsteady, parse_report
 
 HEAD = "Concurrency,Inferences/Second,Client Send,p50 latency,p90 latency,p95 latency,p99 latency\n"
 
@@ -20,3 +20,11 @@ def test_a_report_without_its_line_is_refused() -> None:
 def test_a_report_with_other_columns_is_refused_by_name() -> None:
     with pytest.raises(LoadFailedError, match="no column 'Inferences/Second'"):
         parse_report("Concurrency\n16\n")
+
+
+def test_only_windows_that_differ_are_tried_again() -> None:
+    unsteady = "Request concurrency: 64\nFailed to obtain stable measurement within 3 windows\n"
+    assert is_unsteady(2, unsteady)
+    assert not is_unsteady(0, unsteady)
+    assert not is_unsteady(2, unsteady + "Error: UNAVAILABLE\n")
+    assert not is_unsteady(99, "")
