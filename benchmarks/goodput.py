@@ -31,6 +31,14 @@ from tideserve.client import NO_RETRY, TideserveClientError
 from tideserve.client.aio import Client
 from tideserve.server.core.settings import BatchingMode, OnLate
 from tideserve.sim.arrivals import Gamma, Poisson
+from tideserve.sim.baselines.batching import (
+    ClipperAssignment,
+    ClipperSettings,
+    FixedAssignment,
+    FixedSettings,
+    NexusAssignment,
+    NexusSettings,
+)
 from tideserve.sim.book import Figures
 from tideserve.sim.hardware import BatchTimes, Hardware
 from tideserve.sim.scenario import Scenario, run_fixed
@@ -104,8 +112,8 @@ def main() -> None:
 def simulated(seconds: float) -> str:
     """A table: share in time of each rule, by load."""
     batch = BatchTimes.linear(1.053e-3, 5.072e-3)
-    lines = ["| replicas | arrivals | load | slo | eager | window 3 ms | slo idle >= 3 |"]
-    lines.append("|---" * 7 + "|")
+    rules = "slo | eager | window 3 ms | Clipper, better of 12.5 and 25 ms | b\\*, 3 ms | Nexus"
+    lines = [f"| replicas | arrivals | load | {rules} | slo idle >= 3 |", "|---" * 10 + "|"]
     for replicas, cv, load in (
         (8, 1.0, 0.4),
         (8, 1.0, 0.7),
@@ -115,25 +123,31 @@ def simulated(seconds: float) -> str:
         (8, 3.0, 0.7),
         (1, 1.0, 0.9),
     ):
-        empty = Scenario(np.empty(0), seconds, 0.025, Hardware(batch), 64)
+        empty = Scenario(
+            np.empty(0), seconds, 0.025, Hardware(batch), 64, on_late=OnLate.DROP, window_s=0.003
+        )
         rows = empty.best_rows(replicas)
         rate = load * replicas * rows / batch.mean_s(rows)
         arrivals = Poisson(rate) if cv == 1.0 else Gamma(rate, cv)
-        arrived_s = arrivals.times_s(seconds, np.random.default_rng(1))
-        cells = []
-        idle = 0.0
-        for mode in (BatchingMode.SLO, BatchingMode.EAGER, BatchingMode.WINDOW):
-            scenario = replace(
-                empty, arrived_s=arrived_s, mode=mode, on_late=OnLate.DROP, window_s=0.003
+        scenario = replace(empty, arrived_s=arrivals.times_s(seconds, np.random.default_rng(1)))
+        runs = [
+            run_fixed(replace(scenario, mode=mode), replicas, 1, assignment=rule)
+            for mode, rule in (
+                (BatchingMode.SLO, None),
+                (BatchingMode.EAGER, None),
+                (BatchingMode.WINDOW, None),
+                (BatchingMode.EAGER, ClipperAssignment(ClipperSettings(target_s=0.0125))),
+                (BatchingMode.EAGER, ClipperAssignment(ClipperSettings(target_s=0.025))),
+                (BatchingMode.EAGER, FixedAssignment(FixedSettings(rows, timeout_s=0.003))),
+                (BatchingMode.SLO, NexusAssignment(NexusSettings(target_s=0.025))),
             )
-            run = run_fixed(scenario, replicas, seed=1)
-            cells.append(f"{run.figures.attainment:.2%}")
-            if mode is BatchingMode.SLO:
-                idle = run.book.idle_at_least.get(3, 0.0) / seconds
+        ]
+        slo, eager, window, half, whole, size, nexus = (run.figures.attainment for run in runs)
+        shares = (slo, eager, window, max(half, whole), size, nexus)
+        cells = " | ".join(f"{share:.2%}" for share in shares)
+        idle = runs[0].book.idle_at_least.get(3, 0.0) / seconds
         kind = "Poisson" if cv == 1.0 else f"Gamma CV {cv:g}"
-        lines.append(
-            f"| {replicas} | {kind} | {load:g} | {' | '.join(cells)} | {idle:.0%} of the time |"
-        )
+        lines.append(f"| {replicas} | {kind} | {load:g} | {cells} | {idle:.0%} of the time |")
     return "\n".join(lines)
 
 

@@ -42,11 +42,11 @@ MODELS = {
         QueueSettings(max_requests=12), BatchSettings(max_batch_rows=4, preserve_ordering=True)
     ),
     "slo": ModelSettings(
-        QueueSettings(priority_levels=2, default_priority=1, target_s=0.2),
+        QueueSettings(priority_levels=2, default_priority=1),
         BatchSettings(BatchingMode.SLO, 8, max_lease_bytes=60, target_s=0.2),
     ),
     "slo_drop": ModelSettings(
-        QueueSettings(max_requests=30, target_s=0.03),
+        QueueSettings(max_requests=30),
         BatchSettings(BatchingMode.SLO, 8, target_s=0.03, on_late=OnLate.DROP),
     ),
     "once": ModelSettings(

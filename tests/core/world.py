@@ -23,6 +23,7 @@ from tideserve.server.core.actions import (
     ReplicaLost,
     SendDrain,
 )
+from tideserve.server.core.assignment import Assignment
 from tideserve.server.core.leases import Lease
 from tideserve.server.core.membership import MAX_LOST_RECORDS
 from tideserve.server.core.outcomes import BatchDone, Outcome
@@ -50,9 +51,11 @@ class Player:
 class World:
     """Owns the clock and the books. Every method ends with `turn`, as the dispatcher's do."""
 
-    def __init__(self, models: dict[str, ModelSettings]) -> None:
+    def __init__(
+        self, models: dict[str, ModelSettings], assignment: Assignment | None = None
+    ) -> None:
         self.now_s = START_S
-        self.scheduler = Scheduler()
+        self.scheduler = Scheduler(assignment=assignment)
         for key, settings in models.items():
             self.scheduler.add_model(key, settings)
         self.requests: dict[int, Request] = {}

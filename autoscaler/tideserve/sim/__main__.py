@@ -19,7 +19,8 @@ from tideserve.autoscaler.core.state import Rules
 from tideserve.autoscaler.errors import AutoscalerError
 from tideserve.sim.compare import BASELINES, OURS, compare
 from tideserve.sim.errors import SimulationError
-from tideserve.sim.inputs import Options, scenario_of
+from tideserve.sim.inputs import scenario_of
+from tideserve.sim.options import Options, with_options
 from tideserve.sim.report import document_of, table_of, write_report
 from tideserve.sim.scenario import Scenario
 from tideserve.sim.tune import Candidate
@@ -28,55 +29,12 @@ from tideserve.sim.tune import tune as search
 _BAD_OPTION: Final = 2
 
 Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="The autoscaler file.")]
-Model = Annotated[str, typer.Option(help="Whose section of the file; it need not have one.")]
-Target = Annotated[
-    float | None,
-    typer.Option(help="Seconds from arrival to answer; by default the model's latency_target."),
-]
-Trace = Annotated[
-    Path | None,
-    typer.Option(help="Arrivals: a time a line, or one rate a second under the heading `rate`."),
-]
-Arrivals = Annotated[
-    str,
-    typer.Option(help="Instead: poisson:rate=300, gamma:rate=300,cv=3, step:20x10/200x30, ..."),
-]
-Speed = Annotated[float, typer.Option(help="The trace so many times faster.")]
-Duration = Annotated[float | None, typer.Option(help="Seconds of it; by default all, or 600.")]
-Profile = Annotated[
-    Path | None, typer.Option(help="Batch times: lines of rows,seconds, a heading allowed.")
-]
-Linear = Annotated[
-    str, typer.Option(help="Instead, in milliseconds: PER_ROW,BASE such as 1.053,5.072.")
-]
-Noise = Annotated[
-    float, typer.Option(min=0.0, help="Standard deviation of the logarithm of batch times.")
-]
-MaxBatchRows = Annotated[int, typer.Option(min=1, max=4096, help="As max_batch_size.")]
-Batching = Annotated[str, typer.Option(help="slo, eager or window.")]
-OnLateOption = Annotated[str, typer.Option("--on-late", help="serve or drop, in mode slo.")]
-Start = Annotated[float, typer.Option(min=0.0, help="Seconds from launch to READY.")]
-Initial = Annotated[int, typer.Option(min=0, help="Replicas that are READY at the start.")]
-Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same numbers.")]
 
 
+@with_options
 def simulate(
     config: Config,
-    trace: Trace = None,
-    arrivals: Arrivals = "",
-    profile: Profile = None,
-    linear: Linear = "",
-    model: Model = "model",
-    target: Target = None,
-    speed: Speed = 1.0,
-    duration: Duration = None,
-    noise: Noise = 0.0,
-    max_batch_rows: MaxBatchRows = 64,
-    batching: Batching = "slo",
-    on_late: OnLateOption = "serve",
-    start: Start = 0.3,
-    initial: Initial = 1,
-    seed: Seed = 1,
+    options: Options,
     against: Annotated[
         str, typer.Option(help=f"Others beside it, by comma: {', '.join(BASELINES)}, or all.")
     ] = "",
@@ -88,29 +46,13 @@ def simulate(
     """Replay a trace through the autoscaler's and the server's own decisions."""
     with _errors():
         file = read_config(config)
-        scenario = scenario_of(
-            Options(
-                model=model,
-                target_s=_target(file, model, target),
-                trace=trace,
-                arrivals=arrivals,
-                speed=speed,
-                duration_s=duration,
-                profile=profile,
-                linear_ms=linear,
-                noise=noise,
-                max_batch_rows=max_batch_rows,
-                batching=batching,
-                on_late=on_late,
-                start_s=start,
-                initial=initial,
-                seed=seed,
-            )
-        )
+        scenario = scenario_of(options, _target_s(file, options))
         others = BASELINES if against == "all" else tuple(filter(None, against.split(",")))
-        runs = compare(scenario, file.scaling(), rules_of(file, Rules()), (OURS, *others), seed)
+        runs = compare(
+            scenario, file.scaling(), rules_of(file, Rules()), (OURS, *others), options.seed
+        )
         if as_json:
-            typer.echo(json.dumps(document_of(scenario, runs, seed), indent=2))
+            typer.echo(json.dumps(document_of(scenario, runs, options.seed), indent=2))
         else:
             from rich.console import Console
 
@@ -118,26 +60,13 @@ def simulate(
             wide = console if console.is_terminal else Console(width=160)
             wide.print(table_of(runs))
         if out is not None:
-            write_report(out, scenario, runs, _note(scenario, seed))
+            write_report(out, scenario, runs, _note(scenario, options.seed))
 
 
+@with_options
 def tune(
     config: Config,
-    trace: Trace = None,
-    arrivals: Arrivals = "",
-    profile: Profile = None,
-    linear: Linear = "",
-    model: Model = "model",
-    target: Target = None,
-    speed: Speed = 1.0,
-    duration: Duration = None,
-    noise: Noise = 0.0,
-    max_batch_rows: MaxBatchRows = 64,
-    batching: Batching = "slo",
-    on_late: OnLateOption = "serve",
-    start: Start = 0.3,
-    initial: Initial = 1,
-    seed: Seed = 1,
+    options: Options,
     attainment: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Share of requests to answer in time.")
     ] = 0.99,
@@ -148,27 +77,9 @@ def tune(
     """Search hold, planned target, standby and max for the cheapest that is in time."""
     with _errors():
         file = read_config(config)
-        scenario = scenario_of(
-            Options(
-                model=model,
-                target_s=_target(file, model, target),
-                trace=trace,
-                arrivals=arrivals,
-                speed=speed,
-                duration_s=duration,
-                profile=profile,
-                linear_ms=linear,
-                noise=noise,
-                max_batch_rows=max_batch_rows,
-                batching=batching,
-                on_late=on_late,
-                start_s=start,
-                initial=initial,
-                seed=seed,
-            )
-        )
+        scenario = scenario_of(options, _target_s(file, options))
         best, tried = search(
-            scenario, file.scaling(), rules_of(file, Rules()), attainment, seed, _tell
+            scenario, file.scaling(), rules_of(file, Rules()), attainment, options.seed, _tell
         )
         figures = best.run.figures
         typer.echo(
@@ -178,7 +89,7 @@ def tune(
         )
         if figures.attainment < attainment:
             typer.echo(f"none of them has {attainment:.2%} in time", err=True)
-        text = yaml.safe_dump(tuned(config, model, best), sort_keys=False)
+        text = yaml.safe_dump(tuned(config, options.model, best), sort_keys=False)
         if out is None:
             typer.echo(text, nl=False)
         else:
@@ -205,12 +116,12 @@ def tuned(config: Path, model: str, best: Candidate) -> dict[str, object]:
     }
 
 
-def _target(file: AutoscalerFile, model: str, given_s: float | None) -> float:
-    target_s = given_s or file.scaling().policy_of(model).latency_target_s
+def _target_s(file: AutoscalerFile, options: Options) -> float:
+    target_s = options.target or file.scaling().policy_of(options.model).latency_target_s
     if target_s is None:
         raise SimulationError(
-            f"expected a latency target: give --target SECONDS, or models.{model}.latency_target "
-            "in the file"
+            "expected a latency target: give --target SECONDS, or "
+            f"models.{options.model}.latency_target in the file"
         )
     return target_s
 

@@ -26,6 +26,7 @@ from tideserve.server.core.actions import (
     ReplicaLost,
     SendDrain,
 )
+from tideserve.server.core.assignment import Assignment
 from tideserve.server.core.outcomes import BatchDone
 from tideserve.server.core.replicas import Exchange
 from tideserve.server.core.request import Request
@@ -68,12 +69,11 @@ class Engine:
         hardware: Hardware,
         workload: Workload,
         seed: int,
-        *,
-        prefetch: bool = True,
+        assignment: Assignment | None = None,
     ) -> None:
         self.key = key
         self.now_s = 0.0
-        self.scheduler = Scheduler()
+        self.scheduler = Scheduler(assignment=assignment)
         self.scheduler.add_model(key, settings)
         self.model = self.scheduler.models[key]
         self.hardware = hardware
@@ -83,7 +83,6 @@ class Engine:
         self.arrivals = 0
         self.on_ended: Callable[[SimReplica], None] = _nobody
         self._workload = workload
-        self._prefetch = prefetch
         self._numbers = _Numbers()
         self._asking: dict[int, SimReplica] = {}  # by the number of the open Exchange
         self._heap: list[tuple[float, int, Handler]] = []
@@ -263,8 +262,7 @@ class Engine:
         if len(replica.held) == 1:
             self._idle -= 1
             self._compute(replica)
-            if self._prefetch:
-                self._ask(replica, ())
+            self._ask(replica, ())
 
     def _answer_empty(self, replica: SimReplica) -> None:
         """After a while without work it asks again, unless it has done so already or leaves."""

@@ -1,6 +1,5 @@
 """One run from its description: what arrives, what serves, what scales; and what it comes to."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil, inf
 from typing import Final
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 from tideserve.autoscaler.core.decision import Decision, Policy
 from tideserve.autoscaler.core.fleet import ModelKey
 from tideserve.autoscaler.core.state import Rules
-from tideserve.server.core.scheduler import Scheduler
+from tideserve.server.core.assignment import Assignment
 from tideserve.server.core.settings import (
     BatchingMode,
     BatchSettings,
@@ -52,7 +51,7 @@ class Scenario:
         """Of the model's queue and batches."""
         target_s = self.target_s if self.mode is BatchingMode.SLO else None
         return ModelSettings(
-            QueueSettings(max_requests=_MAX_QUEUED, target_s=target_s),
+            QueueSettings(max_requests=_MAX_QUEUED),
             BatchSettings(
                 self.mode,
                 self.max_batch_rows,
@@ -109,12 +108,11 @@ def run_fixed(
     seed: int,
     *,
     system: str = "",
-    change: Callable[[Scheduler], None] = lambda _: None,
-    prefetch: bool = True,
+    assignment: Assignment | None = None,
 ) -> Run:
-    """With so many replicas and no autoscaler. `change` puts another batching rule in."""
-    engine = _engine(scenario, MODEL, seed, prefetch=prefetch)
-    change(engine.scheduler)
+    """With so many replicas and no autoscaler. `assignment`: another batching rule, for this
+    run alone."""
+    engine = _engine(scenario, MODEL, seed, assignment)
     for number in range(replicas):
         replica_id = f"{scenario.name}-{number}"
         engine.scheduler.members.announce(replica_id, MODEL, 0.0)
@@ -130,7 +128,7 @@ def run_scaled(
     scenario: Scenario, policy: Policy, rules: Rules, seed: int, *, system: str = "tideserve"
 ) -> Run:
     """With an autoscaler."""
-    engine = _engine(scenario, ModelKey(scenario.name, 1, "simulated"), seed, prefetch=True)
+    engine = _engine(scenario, ModelKey(scenario.name, 1, "simulated"), seed)
     fleet = Fleet(
         engine,
         policy,
@@ -149,10 +147,12 @@ def run_scaled(
     return Run(system, summary, book, tuple(fleet.decisions), over)
 
 
-def _engine(scenario: Scenario, key: object, seed: int, *, prefetch: bool) -> Engine:
+def _engine(
+    scenario: Scenario, key: object, seed: int, assignment: Assignment | None = None
+) -> Engine:
     # A system that drops what is late stands beside others whose callers give up then.
     gives_up = scenario.on_late is OnLate.DROP and scenario.mode is not BatchingMode.SLO
     workload = Workload(
         scenario.arrived_s, scenario.duration_s, scenario.target_s if gives_up else inf
     )
-    return Engine(key, scenario.settings(), scenario.hardware, workload, seed, prefetch=prefetch)
+    return Engine(key, scenario.settings(), scenario.hardware, workload, seed, assignment)

@@ -10,9 +10,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol, TypedDict, cast
+from typing import Final, Protocol, cast
 
 import grpc
+from google.protobuf.message import Message
 
 from tideserve.autoscaler.core.actions import Report
 from tideserve.autoscaler.core.decision import Decision
@@ -201,135 +202,107 @@ class FrontendWatch:
             stream.cancel()
 
 
-class _Terms(TypedDict):
-    timeout: float
-    metadata: tuple[tuple[str, str], ...]
-
-
 class FrontendControl:
     """The calls that act. Each raises `FrontendError` or one of its kinds."""
 
     def __init__(self, channel: grpc.Channel, settings: FrontendSettings) -> None:
+        self._channel = channel
         self._settings = settings
-        self._announce = channel.unary_unary(
-            _PATHS["Announce"],
-            request_serializer=control_pb2.AnnounceRequest.SerializeToString,
-            response_deserializer=control_pb2.AnnounceResponse.FromString,
-        )
-        self._report_exit = channel.unary_unary(
-            _PATHS["ReportExit"],
-            request_serializer=control_pb2.ReportExitRequest.SerializeToString,
-            response_deserializer=control_pb2.ReportExitResponse.FromString,
-        )
-        self._drain = channel.unary_unary(
-            _PATHS["DrainReplica"],
-            request_serializer=control_pb2.DrainReplicaRequest.SerializeToString,
-            response_deserializer=control_pb2.DrainReplicaResponse.FromString,
-        )
-        self._assign = channel.unary_unary(
-            _PATHS["AssignModel"],
-            request_serializer=control_pb2.AssignModelRequest.SerializeToString,
-            response_deserializer=control_pb2.AssignModelResponse.FromString,
-        )
-        self._report_decisions = channel.unary_unary(
-            _PATHS["ReportDecisions"],
-            request_serializer=control_pb2.ReportDecisionsRequest.SerializeToString,
-            response_deserializer=control_pb2.ReportDecisionsResponse.FromString,
-        )
 
     def announce(self, replicas: Sequence[tuple[str, ModelKey | None]]) -> None:
         """Replica ids that will join, with the model version each is for; None: a standby."""
-        request = control_pb2.AnnounceRequest(
-            autoscaler_generation=self._settings.generation,
-            replicas=[
-                control_pb2.Announcement(replica_id=replica_id)
-                if key is None
-                else control_pb2.Announcement(
-                    replica_id=replica_id,
-                    model_name=key.name,
-                    model_version=key.version,
-                    generation=key.generation,
-                )
-                for replica_id, key in replicas
-            ],
+        announcements = [
+            control_pb2.Announcement(replica_id=replica_id)
+            if key is None
+            else control_pb2.Announcement(
+                replica_id=replica_id,
+                model_name=key.name,
+                model_version=key.version,
+                generation=key.generation,
+            )
+            for replica_id, key in replicas
+        ]
+        self._call(
+            "Announce",
+            control_pb2.AnnounceRequest(
+                autoscaler_generation=self._settings.generation, replicas=announcements
+            ),
         )
-        try:
-            self._announce(request, **self._terms())
-        except grpc.RpcError as error:
-            raise error_of(error, "Announce", self._settings.address) from error
 
     def report_exit(self, report: Report) -> None:
         """A replica ended."""
-        request = control_pb2.ReportExitRequest(
-            autoscaler_generation=self._settings.generation,
-            replica_id=report.replica_id,
-            cause=report.cause,
-            log_tail=report.log_tail,
-            failed_starts=report.failed_starts,
-            give_up_reason=report.give_up_reason,
+        self._call(
+            "ReportExit",
+            control_pb2.ReportExitRequest(
+                autoscaler_generation=self._settings.generation,
+                replica_id=report.replica_id,
+                cause=report.cause,
+                log_tail=report.log_tail,
+                failed_starts=report.failed_starts,
+                give_up_reason=report.give_up_reason,
+            ),
         )
-        try:
-            self._report_exit(request, **self._terms())
-        except grpc.RpcError as error:
-            raise error_of(error, "ReportExit", self._settings.address) from error
 
     def drain(self, replica_id: str) -> None:
         """The replica finishes what it holds and leaves."""
-        request = control_pb2.DrainReplicaRequest(
-            autoscaler_generation=self._settings.generation, replica_id=replica_id
+        self._call(
+            "DrainReplica",
+            control_pb2.DrainReplicaRequest(
+                autoscaler_generation=self._settings.generation, replica_id=replica_id
+            ),
         )
-        try:
-            self._drain(request, **self._terms())
-        except grpc.RpcError as error:
-            raise error_of(error, "DrainReplica", self._settings.address) from error
 
     def assign(self, replica_id: str, key: ModelKey) -> None:
         """A standby is to load this model version."""
-        request = control_pb2.AssignModelRequest(
-            autoscaler_generation=self._settings.generation,
-            replica_id=replica_id,
-            model_name=key.name,
-            model_version=key.version,
-            generation=key.generation,
+        self._call(
+            "AssignModel",
+            control_pb2.AssignModelRequest(
+                autoscaler_generation=self._settings.generation,
+                replica_id=replica_id,
+                model_name=key.name,
+                model_version=key.version,
+                generation=key.generation,
+            ),
         )
-        try:
-            self._assign(request, **self._terms())
-        except grpc.RpcError as error:
-            raise error_of(error, "AssignModel", self._settings.address) from error
 
     def report_decisions(self, decisions: Mapping[ModelKey, Decision]) -> None:
         """What is desired and why. An older frontend, which has no such call, refuses it."""
+        told = [
+            control_pb2.ModelDecision(
+                model_name=key.name,
+                model_version=key.version,
+                generation=key.generation,
+                decision=control_pb2.Decision(
+                    desired=decision.desired,
+                    reason=decision.reason,
+                    limited_by=decision.limited_by or "",
+                    inputs=decision.inputs,
+                ),
+            )
+            for key, decision in decisions.items()
+        ]
         request = control_pb2.ReportDecisionsRequest(
             autoscaler_generation=self._settings.generation,
-            decisions=[
-                control_pb2.ModelDecision(
-                    model_name=key.name,
-                    model_version=key.version,
-                    generation=key.generation,
-                    decision=control_pb2.Decision(
-                        desired=decision.desired,
-                        reason=decision.reason,
-                        limited_by=decision.limited_by or "",
-                        inputs=decision.inputs,
-                    ),
-                )
-                for key, decision in decisions.items()
-            ],
+            decisions=told,
             autoscaler_http=self._settings.http_address,
         )
         try:
-            self._report_decisions(request, **self._terms())
-        except grpc.RpcError as error:
-            told = error_of(error, "ReportDecisions", self._settings.address)
-            if cast("grpc.Call", error).code() is grpc.StatusCode.UNIMPLEMENTED:
-                told = CallRefusedError(str(told))
-            raise told from error
+            self._call("ReportDecisions", request)
+        except FrontendRefusedError as error:
+            cause = cast("grpc.Call", error.__cause__)
+            if cause.code() is grpc.StatusCode.UNIMPLEMENTED:
+                raise CallRefusedError(str(error)) from error
+            raise
 
-    def _terms(self) -> _Terms:
-        return {
-            "timeout": self._settings.call_timeout_s,
-            "metadata": _metadata(self._settings),
-        }
+    def _call(self, method: str, request: Message) -> None:
+        """Nothing of an answer is used: a frontend that takes the call has done what it says."""
+        call: grpc.UnaryUnaryMultiCallable[Message, bytes] = self._channel.unary_unary(
+            _PATHS[method], request_serializer=type(request).SerializeToString
+        )
+        try:
+            call(request, timeout=self._settings.call_timeout_s, metadata=_metadata(self._settings))
+        except grpc.RpcError as error:
+            raise error_of(error, method, self._settings.address) from error
 
 
 def error_of(error: grpc.RpcError, method: str, address: str) -> FrontendError:

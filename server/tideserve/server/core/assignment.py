@@ -21,9 +21,12 @@ PREFETCH_LEAD_S: Final = 0.002
 
 class Assignment:
     """Owns the numbering of leases. Work goes to replicas with empty hands first, among
-    these to the lowest number, so that spare replicas show as idle."""
+    these to the lowest number, so that spare replicas show as idle.
 
-    def __init__(self, first_lease_id: int) -> None:
+    `_decide` is the rule that another kind of batching replaces (`tideserve.sim.baselines`).
+    """
+
+    def __init__(self, first_lease_id: int = 1) -> None:
         self._next_lease_id = first_lease_id
 
     def assign(
@@ -35,106 +38,66 @@ class Assignment:
             return []
         actions = model.expire_overdue(now_s)
         model.decide_at_s = inf
-        candidates = [
-            replica
-            for replica in replicas
-            if replica.waiting is not None and replica.model == key and replica.has_room()
-        ]
-        if len(candidates) > 1:
-            candidates.sort(key=_preference)
-        if model.settings.batch.mode is BatchingMode.SLO:
-            return actions + self._assign_in_time(key, model, replicas, candidates, now_s)
-        for replica in candidates:
-            if not model.queue.requests:
-                break
-            dispatch = self._assign_replica(model, replica, now_s)
-            if dispatch is not None:
-                actions.append(dispatch)
-        return actions
-
-    def _assign_in_time(
-        self,
-        key: Hashable,
-        model: Model,
-        replicas: Iterable[Replica],
-        candidates: list[Replica],
-        now_s: float,
-    ) -> list[Action]:
-        """Mode SLO. While an idle replica waits for more rows, none goes to a busy one."""
         ready = [
             replica
             for replica in replicas
             if replica.model == key and replica.state is ReplicaState.READY
         ]
-        actions: list[Action] = []
+        candidates = [replica for replica in ready if replica.has_room()]
+        if len(candidates) > 1:
+            candidates.sort(key=_preference)
+        in_time = model.settings.batch.mode is BatchingMode.SLO
         for replica in candidates:
             if not model.queue.requests:
                 break
-            profile = model.profiles.get(replica.device)
-            if model.queue.suspects or profile is None or not profile.known:
-                # What nobody has timed is not waited with.
-                dispatch = self._assign_replica(model, replica, now_s)
-                if dispatch is not None:
-                    actions.append(dispatch)
+            if model.queue.suspects:
+                actions += self._give_suspect(model, replica, now_s)
                 continue
-            start_s = _start_s(model, replica, now_s)
-            if start_s is None:
-                continue
-            outlook = _outlook(model, profile, replica, ready, start_s, now_s)
-            decision = self._choose(model, replica, outlook, actions, now_s)
-            match decision:
+            match self._decide(model, replica, ready, actions, now_s):
                 case Form(requests, rows):
                     actions.append(self._give(model, replica, requests, rows, now_s, sole=False))
                 case Wait(until_s):
                     model.decide_at_s = min(model.decide_at_s, until_s)
-                    if not replica.leases:
+                    if in_time and not replica.leases:
+                        # While an idle replica waits for more rows, none goes to another one.
                         break
                 case None:
                     pass
-        model.earliest_free_s = min(
-            (_next_free_s(model, replica, now_s) for replica in ready), default=-inf
-        )
+        if in_time:
+            free_s = (_next_free_s(model, replica, now_s) for replica in ready)
+            model.earliest_free_s = min(free_s, default=-inf)
         return actions
 
-    def _choose(
+    def _decide(
         self,
         model: Model,
         replica: Replica,
-        outlook: Outlook,
+        ready: list[Replica],
         actions: list[Action],
         now_s: float,
     ) -> Form | Wait | None:
-        """Those found to be late are put behind, which may leave only late ones to serve."""
-        queue, settings = model.queue, model.settings.batch
-        while True:
-            choice = choose_in_time(
-                queue.on_time(), queue.late(), settings, _cap_rows(model, replica), outlook, now_s
-            )
-            actions += model.be_late(choice.late)
-            if choice.decision is not None or not choice.late:
-                return choice.decision
-
-    def _assign_replica(self, model: Model, replica: Replica, now_s: float) -> Dispatch | None:
-        if model.queue.suspects:
-            # One that still holds work gets no more, so that its hands are soon empty (R6).
-            if replica.leases:
-                return None
-            suspect = next(iter(model.queue.suspects.values()))
-            return self._give(model, replica, (suspect,), suspect.rows, now_s, sole=True)
+        """What this replica gets of what waits, no suspects among it. None: nothing before its
+        own next outcome. What ends for it is added to `actions`."""
         settings = model.settings.batch
-        cap_rows = _cap_rows(model, replica)
-        decision = choose(model.queue.waiting(), settings, cap_rows, now_s)
-        match decision:
-            case Wait(until_s):
-                model.decide_at_s = min(model.decide_at_s, until_s)
-                return None
-            case Form(requests, rows, full):
-                if replica.leases and not full:
-                    free_at_s = _free_at_s(model, replica) - PREFETCH_LEAD_S
-                    if free_at_s > now_s:
-                        model.decide_at_s = min(model.decide_at_s, free_at_s)
-                        return None
-                return self._give(model, replica, requests, rows, now_s, sole=False)
+        if settings.mode is BatchingMode.SLO:
+            profile = model.profiles.get(replica.device)
+            # What nobody has timed is not waited with.
+            if profile is not None and profile.known:
+                return _decide_in_time(model, profile, replica, ready, actions, now_s)
+        decision = choose(model.queue.waiting(), settings, cap_rows_of(model, replica), now_s)
+        if isinstance(decision, Form) and replica.leases and not decision.full:
+            free_at_s = _free_at_s(model, replica) - PREFETCH_LEAD_S
+            if free_at_s > now_s:
+                return Wait(free_at_s)
+        return decision
+
+    def _give_suspect(self, model: Model, replica: Replica, now_s: float) -> list[Action]:
+        """One alone (R6). A replica that still holds work gets no more, so that its hands are
+        soon empty."""
+        if replica.leases:
+            return []
+        suspect = next(iter(model.queue.suspects.values()))
+        return [self._give(model, replica, (suspect,), suspect.rows, now_s, sole=True)]
 
     def _give(
         self,
@@ -173,22 +136,46 @@ class Assignment:
         return Dispatch(exchange.call_id, exchange.sequence, lease, replica.last_dropped)
 
 
-def _cap_rows(model: Model, replica: Replica) -> int:
+def cap_rows_of(model: Model, replica: Replica) -> int:
     """0: the model has no batch dimension."""
     most = model.settings.batch.max_batch_rows
     return most if replica.batch_cap_rows is None else min(most, replica.batch_cap_rows)
 
 
-def _start_s(model: Model, replica: Replica, now_s: float) -> float | None:
-    """When it could begin a batch decided now. None: later than a decision should be made. One
-    that computes longer than expected is waited for: its outcome brings the next decision."""
+def _decide_in_time(
+    model: Model,
+    profile: Profile,
+    replica: Replica,
+    ready: list[Replica],
+    actions: list[Action],
+    now_s: float,
+) -> Form | Wait | None:
+    """Mode SLO. Those found to be late are put behind, which may leave only late ones to serve."""
+    start_s = _start_s(model, replica, now_s)
+    if isinstance(start_s, Wait):
+        return start_s
+    if start_s is None:
+        return None
+    outlook = _outlook(model, profile, replica, ready, start_s, now_s)
+    queue, cap_rows = model.queue, cap_rows_of(model, replica)
+    while True:
+        choice = choose_in_time(
+            queue.on_time(), queue.late(), model.settings.batch, cap_rows, outlook, now_s
+        )
+        actions += model.be_late(choice.late)
+        if choice.decision is not None or not choice.late:
+            return choice.decision
+
+
+def _start_s(model: Model, replica: Replica, now_s: float) -> float | Wait | None:
+    """When it could begin a batch decided now, or until when a decision is too early. None: it
+    computes longer than expected, and its outcome brings the next decision."""
     if not replica.leases:
         return now_s
     free_s = _next_free_s(model, replica, now_s)
     decide_s = free_s - model.margin_s()
     if now_s < decide_s:
-        model.decide_at_s = min(model.decide_at_s, decide_s)
-        return None
+        return Wait(decide_s)
     return free_s if free_s > now_s else None
 
 

@@ -82,19 +82,20 @@ class _Level:
 
 
 class ModelQueue:
-    """Owns the requests that wait. Order of service: suspects (R6), then the levels from 1,
+    """Owns the requests that wait. `target_s`: the latency target, if there is one. Order of service: suspects (R6), then the levels from 1,
     each in order of arrival with what was returned from a replica in front; with a latency
     target each by what is due first, and all that are late behind all that are in time."""
 
-    def __init__(self, settings: QueueSettings) -> None:
+    def __init__(self, settings: QueueSettings, target_s: float | None = None) -> None:
         self.settings = settings
+        self._target_s = target_s
         self.requests = 0
         self.rows = 0
         self.payload_bytes = 0
         self.suspects: OrderedDict[int, Request] = OrderedDict()
         self._waiting: dict[int, Request] = {}
         self._levels = [
-            _Level(settings.target_s is not None) for _ in range(max(1, settings.priority_levels))
+            _Level(target_s is not None) for _ in range(max(1, settings.priority_levels))
         ]
         # (due, request id) by due. Ids, so that a stale entry keeps no tensors alive.
         self._due: list[tuple[float, int]] = []
@@ -246,9 +247,8 @@ class ModelQueue:
                 request.delay_at_s = due_s
             else:
                 request.queue_deadline_s = min(due_s, request.deadline_s)
-        target_s = self.settings.target_s
-        if target_s is not None:
-            request.due_s = min(request.queue_deadline_s, request.arrived_s + target_s)
+        if self._target_s is not None:
+            request.due_s = min(request.queue_deadline_s, request.arrived_s + self._target_s)
 
     def _delay(self, request: Request) -> None:
         request.delay_at_s = inf

@@ -47,13 +47,14 @@ class Scheduler:
     """Owns every queue, lease and replica record.
 
     `first_id`: where epochs and lease ids begin. A frontend that starts anew passes a larger
-    number than the one before, so that no call of that life fits this one.
+    number than the one before, so that no call of that life fits this one. `assignment`: another
+    rule of batching than the core's own.
     """
 
-    def __init__(self, first_id: int = 1) -> None:
+    def __init__(self, first_id: int = 1, assignment: Assignment | None = None) -> None:
         self.models: dict[Hashable, Model] = {}
         self.members = Membership(first_id)
-        self._assignment = Assignment(first_id)
+        self._assignment = assignment or Assignment(first_id)
         self._watchdog = Watchdog()
 
     # --- models ---------------------------------------------------------------------------
@@ -62,7 +63,9 @@ class Scheduler:
         """Opens a queue, once for each key."""
         assert key not in self.models, f"{key} has a queue already"
         ordering = OrderKeeper() if settings.batch.preserve_ordering else None
-        self.models[key] = Model(settings, ModelQueue(settings.queue), ordering)
+        self.models[key] = Model(
+            settings, ModelQueue(settings.queue, settings.batch.target_s), ordering
+        )
 
     def remove_model(self, key: Hashable, detail: str) -> list[Action]:
         """Closes a queue; what still waits or runs fails as unavailable."""

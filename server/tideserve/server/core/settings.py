@@ -47,8 +47,7 @@ class QueuePolicy:
 class QueueSettings:
     """Bounds of one model version's queue (R2), over all its priority levels.
 
-    `priority_levels` 0 or 1: one level. Levels run from 1, the highest. `target_s`: the
-    latency target by which each level is ordered; None: by arrival.
+    `priority_levels` 0 or 1: one level. Levels run from 1, the highest.
     """
 
     max_requests: int = 16_384
@@ -58,7 +57,6 @@ class QueueSettings:
     default_priority: int = 1
     default_policy: QueuePolicy = field(default_factory=QueuePolicy)
     priority_policies: tuple[tuple[int, QueuePolicy], ...] = ()
-    target_s: float | None = None
 
     def policy(self, priority: int) -> QueuePolicy:
         for level, policy in self.priority_policies:

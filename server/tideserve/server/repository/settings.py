@@ -42,7 +42,7 @@ def model_settings(config: ModelConfig, source: str, complete: bool) -> ModelSet
     mode = _mode(batching, own, source)
     target_s = own.latency_target_s if mode is BatchingMode.SLO else None
     return ModelSettings(
-        queue=replace(_queue_settings(batching, own, source), target_s=target_s),
+        queue=_queue_settings(batching, own, source),
         batch=replace(
             _batch_settings(batching, config.max_batch_size, own),
             mode=mode,
