@@ -17,7 +17,6 @@ from rich.console import Console
 from rich.table import Table
 
 from examples.demo import repository
-from examples.demo.__main__ import for_containers
 from examples.demo.server import Running, serving
 from tideserve.client import Client
 from tideserve.v1.control_pb2 import READY, STANDBY, Snapshot, WatchRequest
@@ -51,7 +50,7 @@ def _measure(image: str | None, standby: int) -> list[dict[str, float]]:
     with tempfile.TemporaryDirectory(prefix="tideserve-startup-") as name:
         folder = Path(name)
         models, autoscaler = repository.write(folder)
-        more = for_containers(image, folder, models, autoscaler) if image else []
+        more = repository.add_containers(image, folder, models, autoscaler) if image else []
         text = autoscaler.read_text(encoding="utf-8")
         # A prepared one cannot say when it was launched.
         text = text.replace("standby: 1", f"standby: {standby}").replace(

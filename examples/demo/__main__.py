@@ -8,8 +8,6 @@ Docker Engine (`.ci/engine` makes the image), reached by the address of its brid
 import argparse
 import asyncio
 import json
-import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -39,7 +37,7 @@ def main() -> int:
         models, autoscaler = repository.write(folder)
         more: list[str] = []
         if options.containers:
-            more = for_containers(options.containers, folder, models, autoscaler)
+            more = repository.add_containers(options.containers, folder, models, autoscaler)
         try:
             with serving(models, autoscaler, folder, more) as server:
                 console.print(f"serving at {server.address}; {duration_s(PHASES):.0f} s of load")
@@ -81,18 +79,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path(".cache/demo"), help="folder for results")
     parser.add_argument("--containers", metavar="IMAGE", help="replicas as containers of it")
     return parser.parse_args()
-
-
-def for_containers(image: str, folder: Path, models: Path, autoscaler: Path) -> list[str]:
-    """Writes the launcher into the file; the options of `serve` that go with it."""
-    folder.chmod(0o755)  # containers run as another user
-    command = ["docker", "network", "inspect", "bridge", "-f", "{{(index .IPAM.Config 0).Gateway}}"]
-    bridge = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        port = found.getsockname()[1]
-    with autoscaler.open("a", encoding="utf-8") as file:
-        file.write(repository.containers(image, f"{bridge}:{port}", models))
-    return ["--host=0.0.0.0", f"--grpc-port={port}"]
 
 
 async def _run(server: Running, console: Console) -> tuple[list[Moment], Load]:

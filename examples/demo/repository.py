@@ -1,6 +1,8 @@
 """The demo's model repository and autoscaler file, written into a folder of its own."""
 
 import shutil
+import socket
+import subprocess
 from pathlib import Path
 from typing import Final
 
@@ -32,18 +34,6 @@ models:
 """
 
 
-def containers(image: str, frontend_address: str, models: Path) -> str:
-    """What the file says besides, for replicas as containers that are made ahead."""
-    return f"""\
-launcher:
-  docker:
-    image: {image}
-    frontend_address: {frontend_address}
-    models_source: {models}
-prepared: 2
-"""
-
-
 def write(folder: Path) -> tuple[Path, Path]:
     """The repository and the autoscaler file."""
     repository = folder / "models"
@@ -55,3 +45,23 @@ def write(folder: Path) -> tuple[Path, Path]:
     autoscaler = folder / "autoscaler.yaml"
     autoscaler.write_text(AUTOSCALER, encoding="utf-8")
     return repository, autoscaler
+
+
+def add_containers(image: str, folder: Path, models: Path, autoscaler: Path) -> list[str]:
+    """Has the file start replicas as containers that are made ahead; the options of `serve` that
+    go with it."""
+    folder.chmod(0o755)  # containers run as another user
+    command = ["docker", "network", "inspect", "bridge", "-f", "{{(index .IPAM.Config 0).Gateway}}"]
+    bridge = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        port = found.getsockname()[1]
+    with autoscaler.open("a", encoding="utf-8") as file:
+        file.write(f"""\
+launcher:
+  docker:
+    image: {image}
+    frontend_address: {bridge}:{port}
+    models_source: {models}
+prepared: 2
+""")
+    return ["--host=0.0.0.0", f"--grpc-port={port}"]
