@@ -1,4 +1,8 @@
-"""A frontend and a launcher in one, as tables, for tests of the loop; and a clock."""
+"""A frontend and a launcher in one, as tables, for tests of the loop; and a clock.
+
+The launcher is one whose engine can be away, which it knows only once a start has failed where
+`knows_of_it` is false.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,7 +18,12 @@ from tideserve.autoscaler.core.fleet import (
     Snapshot,
 )
 from tideserve.autoscaler.core.load import Sample
-from tideserve.autoscaler.errors import FrontendError, LaunchError, NoSuchReplicaError
+from tideserve.autoscaler.errors import (
+    FrontendError,
+    LauncherAwayError,
+    LaunchError,
+    NoSuchReplicaError,
+)
 from tideserve.autoscaler.launchers import Handle, ReplicaSpec
 
 DIGITS = ModelKey("digits", 1, "g1")
@@ -35,6 +44,8 @@ class Fleet:
         self.leaves = True
         self.errors: dict[str, FrontendError] = {}
         self.launch_error = ""
+        self.engine_away = False
+        self.knows_of_it = True
         self.fatal: FrontendError | None = None
 
     def latest(self) -> Snapshot | None:
@@ -80,7 +91,13 @@ class Fleet:
         if self.leaves:
             self.end(replica_id, "exit code 0")
 
+    def warm(self, backends: frozenset[str]) -> bool:
+        return not (self.engine_away and self.knows_of_it)
+
     def start(self, spec: ReplicaSpec) -> Handle:
+        if self.engine_away:
+            self.knows_of_it = True
+            raise LauncherAwayError("the engine does not answer")
         if self.launch_error:
             raise LaunchError(self.launch_error)
         self.calls.append(f"start {spec.replica_id}")

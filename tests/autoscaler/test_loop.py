@@ -7,9 +7,10 @@ import pytest
 
 from tests.autoscaler.fake_fleet import DIGITS, Fleet, Time
 from tideserve.autoscaler.core.actions import Report
+from tideserve.autoscaler.core.elastic import ElasticPolicy
 from tideserve.autoscaler.core.fixed import FixedCount
-from tideserve.autoscaler.core.fleet import ReplicaState
-from tideserve.autoscaler.core.settings import Device
+from tideserve.autoscaler.core.fleet import Exit, ReplicaState
+from tideserve.autoscaler.core.settings import Device, ModelPolicy, ScalingSettings
 from tideserve.autoscaler.core.state import Rules
 from tideserve.autoscaler.errors import (
     CallRefusedError,
@@ -17,7 +18,7 @@ from tideserve.autoscaler.errors import (
     FrontendUnavailableError,
     SupersededError,
 )
-from tideserve.autoscaler.launchers import ReplicaSpec
+from tideserve.autoscaler.launchers import Handle, ReplicaSpec
 from tideserve.autoscaler.loop import Ending, Loop, LoopSettings
 from tideserve.autoscaler.wake import Wake
 
@@ -149,6 +150,53 @@ def test_a_replica_that_cannot_be_launched_counts_as_a_failed_start() -> None:
     clock.now_s = 1.1
     loop.step()
     assert fleet.reports[0].cause == "could not be started: no room"
+
+
+def test_s3_an_engine_that_is_away_is_no_failed_start_however_long() -> None:
+    fleet, clock = Fleet(), Time()
+    loop = loop_of(fleet, clock, count=2)
+    fleet.engine_away, fleet.knows_of_it = True, False
+    for _ in range(60):  # 15 s
+        clock.now_s += 0.25
+        loop.step()
+    # It went away under the first start: both that were announced are taken back, once.
+    assert [report.failed_starts for report in fleet.reports] == [0, 0]
+    assert fleet.reports[0].cause == "not started: the engine does not answer"
+    assert fleet.replicas == {}
+    fleet.engine_away = False
+    clock.now_s += 0.25
+    loop.step()
+    assert len(fleet.handles) == 2
+    assert [report.give_up_reason for report in fleet.reports] == ["", ""]
+
+
+def test_s3_what_ended_before_this_autoscaler_began_is_no_failed_start() -> None:
+    fleet = Fleet()
+    fleet.handles = {
+        name: Handle(name, DIGITS, "cpu", "container", Exit("exit code 0"))
+        for name in (f"digits-1-{at}-old" for at in range(5))
+    }
+    loop = loop_of(fleet, Time(), count=1)
+    loop.step()
+    assert [report.failed_starts for report in fleet.reports] == [0] * 5
+    assert [line for line in fleet.calls if line.startswith("start")]
+
+
+def test_s1_a_new_policy_beside_a_new_frontend_keeps_what_runs() -> None:
+    fleet, clock = Fleet(), Time()
+    fleet.handles = {
+        name: Handle(name, DIGITS, "cpu", "container")
+        for name in (f"digits-1-{at}-old" for at in range(3))
+    }
+    policy = ElasticPolicy(ScalingSettings(default=ModelPolicy(min_replicas=1, hold_s=300.0)))
+    loop = Loop(
+        fleet, fleet, fleet, fleet, policy, LoopSettings("", "token"), Wake(), life=2, clock=clock
+    )
+    for _ in range(40):
+        clock.now_s += 0.25
+        loop.step()
+    assert fleet.decisions[0] == {"digits": 3}
+    assert [line.split()[0] for line in fleet.calls] == ["announce"] * 3
 
 
 def test_while_the_frontend_is_away_nothing_is_done() -> None:

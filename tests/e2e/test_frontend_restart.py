@@ -57,6 +57,27 @@ def test_replicas_of_a_killed_frontend_rejoin_the_next_one(
     wait_until(lambda: not server.processes(), 3)
 
 
+def test_s1_an_own_autoscaler_keeps_what_it_holds_when_both_restart(
+    start_server: Callable[..., Server], repository: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "autoscaler.yaml"
+    models = "models: {{identity: {{min: {}, max: 4, hold: 300s, idle: 300s}}}}\n"
+    file.write_text(models.format(3), encoding="utf-8")
+    server = start_server(repository, f"--autoscaler={file}")
+    wait_until(lambda: len(server.ready_pids("identity")) == 3, 20, lambda: server.log)
+    before = set(server.ready_pids("identity"))
+
+    server.send(signal.SIGKILL)
+    server.wait_end()
+    # From now on it is the hold alone that keeps three of them.
+    file.write_text(models.format(1), encoding="utf-8")
+    server.start()
+    server.wait_ready()
+    wait_until(lambda: set(server.ready_pids("identity")) == before, 10, lambda: server.log)
+    time.sleep(3.0)  # as long as a drain of an idle one takes, several times over
+    assert set(server.ready_pids("identity")) == before, server.log
+
+
 # --- inside ------------------------------------------------------------------------------------
 
 

@@ -50,6 +50,10 @@ class LaunchError(AutoscalerError):
     """A replica could not be started."""
 
 
+class LauncherAwayError(LaunchError):
+    """The engine does not answer: nobody's failed start, to be tried again when it does."""
+
+
 class NoSuchReplicaError(AutoscalerError):
     """No replica of that name was started by this launcher."""
 

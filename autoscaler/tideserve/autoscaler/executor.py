@@ -19,7 +19,12 @@ from tideserve.autoscaler.core.fleet import Exit, Instance, ModelKey, Snapshot
 from tideserve.autoscaler.core.settings import Device
 from tideserve.autoscaler.core.state import Rules
 from tideserve.autoscaler.core.supply import memory_of
-from tideserve.autoscaler.errors import CallRefusedError, FrontendUnavailableError, LaunchError
+from tideserve.autoscaler.errors import (
+    CallRefusedError,
+    FrontendUnavailableError,
+    LauncherAwayError,
+    LaunchError,
+)
 from tideserve.autoscaler.launchers import Handle, Launcher, Preparer, ReplicaSpec
 
 _LOG: Final = logging.getLogger(__name__)
@@ -46,10 +51,11 @@ class Control(Protocol):
 
 @runtime_checkable
 class Warmer(Protocol):
-    """A launcher whose first start would take long."""
+    """A launcher that cannot start replicas at any time."""
 
     def warm(self, backends: frozenset[str]) -> bool:
-        """Begins in the background what the first start needs; False: it is not done yet."""
+        """Begins in the background what the first start needs; False: it is not done yet, or
+        nothing can be started now."""
 
 
 class Executor:
@@ -206,6 +212,9 @@ class Executor:
             )
             try:
                 handle = self._launcher.start(spec)
+            except LauncherAwayError as error:
+                self._withdraw(starts[starts.index(start) :], str(error))
+                break
             except LaunchError as error:
                 self._unborn[start.replica_id] = Instance(
                     start.replica_id,
@@ -218,6 +227,15 @@ class Executor:
             done.append(start)
             _LOG.info("start %s, %s: %s", handle.replica_id, handle.where, start.reason)
         return done
+
+    def _withdraw(self, starts: Sequence[Start], why: str) -> None:
+        """Of announced ones that cannot be launched now: later ones take their place, under
+        other names."""
+        for start in starts:
+            try:
+                self._control.report_exit(Report(start.replica_id, f"not started: {why}"))
+            except CallRefusedError as error:
+                _LOG.warning("%s: %s", start.replica_id, error)
 
     def _spec(
         self,

@@ -17,6 +17,7 @@ from tideserve.autoscaler.core.fleet import Instance, ModelKey, Observed, Snapsh
 from tideserve.autoscaler.core.load import Sample
 from tideserve.autoscaler.core.reconcile import reconcile
 from tideserve.autoscaler.core.state import ReconcileState, Rules
+from tideserve.autoscaler.core.unlisted import with_unlisted
 from tideserve.autoscaler.errors import (
     CallRefusedError,
     FrontendUnavailableError,
@@ -146,6 +147,9 @@ class Loop:
         snapshot = self._source.latest()
         now_s = self._clock()
         self._reconfigure()
+        # Looked at now, not after a decision: what runs is a part of what it is made from.
+        handles = {handle.replica_id: handle for handle in self._launcher.list()}
+        instances = [_instance_of(handle) for handle in handles.values()]
         sample: Sample | None = None
         decisions: Mapping[ModelKey, Decision] = {}
         if snapshot is not None and self._stops:
@@ -154,12 +158,11 @@ class Loop:
             snapshot = replace(snapshot, stopping=False)
         elif snapshot is not None:
             sample = self._samples.sample(snapshot, now_s)
-            decisions = self._policy.decide(snapshot, sample, now_s)
+            fleet = with_unlisted(snapshot, instances, self._state.records)
+            decisions = self._policy.decide(fleet, sample, now_s)
             self._tell(decisions)
         if self._settings.dry_run:
             return
-        handles = {handle.replica_id: handle for handle in self._launcher.list()}
-        instances = [_instance_of(handle) for handle in handles.values()]
         rules = self._feasible(self._rules)
         waited = self._state.waiting
         self._state, actions = reconcile(

@@ -16,7 +16,8 @@ from tideserve.autoscaler.launchers.engine import (
 @dataclass(slots=True)
 class FakeMachine:
     """What all connections see. `down`: no call is answered. `refusals`: the error of the
-    next call of that name. `lost_answers`: calls of that name are done, but time out."""
+    next call of that name. `lost_answers`: calls of that name are done, but time out.
+    `stuck`: why nothing can be removed."""
 
     containers: dict[str, Container] = field(default_factory=dict)
     plans: list[ContainerPlan] = field(default_factory=list)
@@ -24,6 +25,7 @@ class FakeMachine:
     refusals: dict[str, EngineRefusedError] = field(default_factory=dict)
     lost_answers: set[str] = field(default_factory=set)
     down: bool = False
+    stuck: str = ""
     calls: list[str] = field(default_factory=list)
     events: threading.Condition = field(default_factory=threading.Condition)
     generation: int = 0
@@ -69,6 +71,8 @@ class FakeEngine:
     def remove(self, name: str) -> None:
         self._begin("remove")
         self._known(name)
+        if self._machine.stuck:
+            raise EngineRefusedError(500, self._machine.stuck)
         del self._machine.containers[name]
         self._machine.tell()
 

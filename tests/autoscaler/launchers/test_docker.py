@@ -59,6 +59,17 @@ def exit_of(launcher: DockerLauncher, name: str = "a-1-0-x") -> Exit:
     return eventually(lambda: {h.replica_id: h for h in launcher.list()}[name].exit)
 
 
+def tried_again(machine: FakeMachine) -> None:
+    """Waits until one more removal was asked for."""
+    before = machine.calls.count("remove")
+
+    def look() -> bool:
+        machine.tell()
+        return machine.calls.count("remove") > before
+
+    eventually(look)
+
+
 def test_it_is_a_launcher_that_prepares(launcher: DockerLauncher) -> None:
     as_launcher: Launcher = launcher
     assert isinstance(as_launcher, Preparer)
@@ -185,6 +196,23 @@ def test_a_refused_start_is_worded_and_leaves_no_container(
     eventually(lambda: not machine.containers)
     # A later start of another replica is not held up.
     assert launcher.start(spec("b-1-0-x")).exit is None
+
+
+def test_one_that_cannot_be_removed_is_not_adopted_again_and_is_complained_of_once(
+    launcher: DockerLauncher, machine: FakeMachine, caplog: pytest.LogCaptureFixture
+) -> None:
+    handle = launcher.start(spec())
+    machine.end("a-1-0-x", Ending(1))
+    exit_of(launcher)
+    machine.stuck = "driver failed to remove root filesystem"
+    launcher.kill(handle)
+    for _ in range(3):
+        tried_again(machine)
+        assert launcher.list() == []
+    assert caplog.text.count("driver failed") == 1
+    machine.stuck = ""
+    machine.tell()
+    eventually(lambda: not machine.containers)
 
 
 def test_a_container_of_the_same_name_is_left_alone(

@@ -64,13 +64,21 @@ def _verdict(unit: Unit, snapshot: Snapshot) -> Verdict:
     """Why one that has ended did; nobody's fault while the frontend was away or stops."""
     record = unit.record
     frontend_was_away = record.seen_epoch not in (None, snapshot.epoch)
-    if record.drain_since_s is not None or snapshot.stopping:
+    if record.drain_since_s is not None or snapshot.stopping or _was_over(unit):
         return Verdict.RETIRED
     if record.attributed:
         return Verdict.ATTRIBUTED
     if record.was_ready or frontend_was_away or _died_as_standby(unit):
         return Verdict.REPLACE
     return Verdict.FAILED_START
+
+
+def _was_over(unit: Unit) -> bool:
+    """It had ended before this autoscaler saw it, and the frontend has nothing to say of it: why
+    it did, and whether it ever served, is not known."""
+    record = unit.record
+    found_ended = record.ended_s is not None and record.ended_s == record.since_s
+    return found_ended and record.announce_sent_s is None and record.seen_epoch is None
 
 
 def _died_as_standby(unit: Unit) -> bool:

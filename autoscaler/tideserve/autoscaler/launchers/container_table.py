@@ -6,7 +6,7 @@ what was asked for meanwhile wins over it.
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -21,7 +21,7 @@ _REMOVED: Final = Exit("its container was removed by somebody else")
 @dataclass(frozen=True, slots=True)
 class Look:
     """What a look at the engine begins with. `kills`: replica ids, `doomed`: containers to be
-    removed, with the time until which they may yet appear. `ended`: whose end is known."""
+    removed until a look no longer lists them, with the time until which they may yet appear. `ended`: whose end is known."""
 
     count: int
     kills: tuple[str, ...]
@@ -108,8 +108,11 @@ class ContainerTable:
             if replica_id in self._entries:
                 self._entries[replica_id].kill = False
 
-    def merge(self, look: Look, seen: Mapping[str, Handle], now_s: float) -> bool:
-        """Takes in what a look saw, by replica id; True: something ended."""
+    def merge(
+        self, look: Look, seen: Mapping[str, Handle], removing: Set[str], now_s: float
+    ) -> bool:
+        """Takes in what a look saw, by replica id; True: something ended. `removing`: the doomed
+        containers that were still listed."""
         with self._lock:
             ended = [self._take(look, handle) for handle in seen.values()]
             missing = [
@@ -119,7 +122,8 @@ class ContainerTable:
             ]
             ended += [self._miss(entry) for entry in missing]
             for name, until_s in look.doomed.items():
-                if now_s >= until_s and self._doomed.get(name) == until_s:
+                over = now_s >= until_s and name not in removing
+                if over and self._doomed.get(name) == until_s:
                     del self._doomed[name]
         return any(ended)
 

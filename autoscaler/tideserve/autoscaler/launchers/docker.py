@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Final
 
 from tideserve.autoscaler.core.fleet import Exit
-from tideserve.autoscaler.errors import LaunchError, NoSuchReplicaError
+from tideserve.autoscaler.errors import LauncherAwayError, LaunchError, NoSuchReplicaError
 from tideserve.autoscaler.launchers import Handle, ReplicaSpec
 from tideserve.autoscaler.launchers.container_table import ContainerTable
 from tideserve.autoscaler.launchers.containers import (
@@ -74,6 +74,7 @@ class DockerLauncher:
         self._looks = self._connect()
         self._events = self._connect()
         self._table = ContainerTable()
+        self._refused: set[str] = set()  # containers whose end was refused, said once of each
         self._down_lock = threading.Lock()
         self._down = ""  # why the engine cannot be asked
         self._poke = threading.Event()
@@ -84,8 +85,8 @@ class DockerLauncher:
         )
 
     def open(self) -> None:
-        """Adopts what runs, removes what an earlier one prepared; an engine that does not answer is tried again from a thread.
-        Raises `SettingsError` without the Docker SDK."""
+        """Adopts what runs, removes what an earlier one prepared; an engine that does not
+        answer is tried again from a thread. Raises `SettingsError` without the Docker SDK."""
         if self._needs_sdk:
             require_sdk()
         self._look()
@@ -106,6 +107,11 @@ class DockerLauncher:
         self._starts.close()
 
     # --- of a launcher --------------------------------------------------------------------
+
+    def warm(self, backends: frozenset[str]) -> bool:
+        """False: the engine does not answer, a start would fail."""
+        with self._down_lock:
+            return not self._down
 
     def start(self, spec: ReplicaSpec) -> Handle:
         """Starts a prepared container, or makes one and starts it."""
@@ -187,7 +193,7 @@ class DockerLauncher:
         with self._down_lock:
             down = self._down
         if down:
-            raise LaunchError(down)
+            raise LauncherAwayError(down)
 
     def _given_up(
         self, replica_id: str, error: EngineDownError | EngineRefusedError
@@ -198,7 +204,7 @@ class DockerLauncher:
         if isinstance(error, EngineRefusedError):
             return LaunchError(refusal_in_words(error, container_name(replica_id), self._settings))
         self._went_down(str(error))
-        return LaunchError(str(error))
+        return LauncherAwayError(str(error))
 
     # --- watching -------------------------------------------------------------------------
 
@@ -237,8 +243,10 @@ class DockerLauncher:
                 self._tell(self._looks.kill, container_name(replica_id))
                 self._table.killed(replica_id)
             seen: dict[str, Handle] = {}
+            removing: set[str] = set()
             for container in self._looks.containers(self._settings.owner_label):
                 if container.name in look.doomed or self._is_stale(container):
+                    removing.add(container.name)
                     self._tell(self._looks.remove, container.name)
                 elif (handle := self._handle_of(container, look.ended)) is not None:
                     seen[handle.replica_id] = handle
@@ -249,7 +257,8 @@ class DockerLauncher:
             self._went_down(f"the Docker Engine refuses to list: {error}")
             return False
         self._came_back()
-        if self._table.merge(look, seen, time.monotonic()):
+        self._refused &= removing | {container_name(replica_id) for replica_id in seen}
+        if self._table.merge(look, seen, removing, time.monotonic()):
             self._on_exit()
         return True
 
@@ -262,7 +271,8 @@ class DockerLauncher:
         try:
             order(name)
         except EngineRefusedError as error:
-            if error.status not in (_NOT_FOUND, _CONFLICT):
+            if error.status not in (_NOT_FOUND, _CONFLICT) and name not in self._refused:
+                self._refused.add(name)
                 _LOG.error("the engine does not end container %s: %s", name, error)
 
     def _handle_of(self, container: Container, known_ended: frozenset[str]) -> Handle | None:
