@@ -89,6 +89,16 @@ def test_a_model_takes_from_defaults_what_it_leaves_out() -> None:
     assert file.scaling().policy_of("c").max_replicas == 3
 
 
+def test_a_section_that_is_given_in_part_takes_the_rest_from_defaults() -> None:
+    file = parse(
+        "defaults: {queue_latency: {quantile: 0.5, target: 1s}, steps: {up: 2}}\n"
+        "models: {a: {queue_latency: {target: 2s}, steps: {down: 1}}}"
+    )
+    model = file.models["a"]
+    assert (model.queue_latency.quantile, model.queue_latency.target) == (0.5, 2.0)
+    assert (model.steps.up, model.steps.down) == (2, 1)
+
+
 def test_the_docker_launcher_and_prometheus_are_chosen_by_their_sections() -> None:
     file = parse(
         "launcher: {docker: {frontend_address: 'f:1', models_source: /m, memory: 1GB}}\n"
@@ -159,6 +169,10 @@ def test_merge_keys_are_yaml_like_any_other() -> None:
                 " {name: q, query: up, target: 2}]}"
             ),
             "defaults: expected triggers of different names, got q, q",
+        ),
+        (
+            "prometheus: {url: 'http://p'}\nsource: {prometheus: {url: 'http://q'}}",
+            "prometheus: expected one Prometheus server, got another one in source.prometheus",
         ),
         ("a: 1\na: 2", "the key 'a' is given twice (line 2, column 1)"),
         ("models: {a: {min: 1, min: 2}}", "the key 'min' is given twice"),

@@ -6,7 +6,7 @@ from tideserve.autoscaler.explain import explain
 def test_a_decision_is_told_with_every_number() -> None:
     text = explain(
         {
-            ModelKey("b", 1, "g"): Decision(1, "fixed count of 1"),
+            ModelKey("b", 1, "g"): Decision(1, "fixed: a count of 1"),
             ModelKey("a", 2, "g"): Decision(
                 3, "panic: 9 rows wait", "max: 3", {"queued_rows": 9.0, "hold_s": 0.25}
             ),
@@ -19,7 +19,7 @@ def test_a_decision_is_told_with_every_number() -> None:
         "  hold_s                 0.25",
         "  queued_rows            9",
         "model 'b' version 1: desired 1",
-        "  because     fixed count of 1",
+        "  because     fixed: a count of 1",
     ]
 
 

@@ -76,6 +76,11 @@ def test_an_unknown_replica_and_an_unknown_page_are_404(client: httpx.Client) ->
     assert client.post("/metrics").status_code == 501
 
 
+def test_a_target_that_is_no_path_is_a_400() -> None:
+    status, _, body = make().answer("//[", "", "")
+    assert (status, body.startswith(b"expected a path, got '//['")) == (400, True)
+
+
 def test_a_taken_port_is_an_error_or_another_one_is_taken() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

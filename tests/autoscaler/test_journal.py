@@ -147,6 +147,19 @@ def test_a_file_that_cannot_be_written_is_told_once(
     assert "cannot be written" in message
 
 
+def test_a_folder_that_comes_back_is_written_to_within_ten_seconds(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("")
+    path = tmp_path / "taken" / "decisions.jsonl"
+    log = DecisionLog(path, Metrics())
+    log.open()
+    for now_s, desired in ((0.0, 1), (9.0, 2), (10.0, 3)):
+        log.record(now_s, SNAPSHOT, Sample(unix_s=0.0), {KEY: Decision(desired, "x")}, ())
+        if now_s == 0.0:
+            (tmp_path / "taken").unlink()
+    log.close()
+    assert [line["desired"] for line in lines(path)] == [3]
+
+
 def test_a_file_that_cannot_be_put_aside_is_told_and_written_on(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -91,7 +91,7 @@ def test_each_action_is_logged_with_its_reason_and_without_the_token(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     loop_of(Fleet(), Time(), count=1).step()
-    assert "model 'digits' version 1: desired 1: fixed count of 1" in caplog.messages
+    assert "model 'digits' version 1: desired 1: fixed: a count of 1" in caplog.messages
     assert any(
         message.startswith("start digits-1-0-")
         and message.endswith("pid 1: 0 replicas of model 'digits' version 1, 1 desired")

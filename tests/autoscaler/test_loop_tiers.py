@@ -317,7 +317,7 @@ def test_a_dry_run_decides_and_tells_and_does_nothing(caplog: pytest.LogCaptureF
     fleet, clock, notes = Fleet(), Time(), Notes()
     loop_of(fleet, clock, Rules(standby=1), 2, notes=notes, dry_run=True).step()
     assert (fleet.calls, fleet.decisions, notes.actions) == ([], [], [])
-    assert "model 'digits' version 1: desired 2: fixed count of 2" in caplog.messages
+    assert "model 'digits' version 1: desired 2: fixed: a count of 2" in caplog.messages
 
 
 def test_a_standby_that_is_lost_is_killed_and_replaced_as_a_standby() -> None:

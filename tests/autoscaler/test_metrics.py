@@ -51,6 +51,21 @@ def test_a_start_up_is_counted_once_by_phase() -> None:
     assert value(metrics, "startup_seconds_sum", **LABELS, phase="total") == pytest.approx(0.6)
 
 
+def test_a_replica_that_rejoins_a_restarted_frontend_is_no_other_start_up() -> None:
+    metrics = AutoscalerMetrics(lambda _: 1.0)
+    for look in (snapshot(2), snapshot(0), snapshot(2)):
+        metrics.record(0.0, look, {KEY: Decision(2, "x")}, [])
+    assert value(metrics, "startup_seconds_count", **LABELS, phase="total") == 2
+
+
+def test_a_replica_costs_until_it_has_drained() -> None:
+    metrics = AutoscalerMetrics(lambda _: 1.0)
+    draining = Snapshot(1, (Model(KEY),), (Replica("r", KEY, ReplicaState.DRAINING),))
+    for now_s in (0.0, 2.0):
+        metrics.record(now_s, draining, {KEY: Decision(0, "x")}, [])
+    assert value(metrics, "replica_seconds_total", **LABELS) == 2.0
+
+
 def test_a_version_that_is_gone_leaves_no_series() -> None:
     metrics = AutoscalerMetrics(lambda _: 1.0)
     metrics.record(0.0, snapshot(1), {KEY: Decision(1, "x")}, [KEY])
@@ -69,8 +84,9 @@ def test_a_long_silence_is_not_counted_as_replica_time() -> None:
 
 def test_kinds_of_reasons_are_few() -> None:
     assert kind_of("panic: 3 rows wait, 80.0 a replica") == "panic"
-    assert kind_of("fixed count of 3") == "fixed"
+    assert kind_of("fixed: a count of 3") == "fixed"
     assert kind_of("trigger jobs: 3 of 1 a replica") == "trigger"
+    assert kind_of("no data: nothing changes") == "no_data"
 
 
 def test_the_page_names_all_that_is_exported_and_nothing_else() -> None:

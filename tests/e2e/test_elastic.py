@@ -1,10 +1,12 @@
 """Replicas follow the load, as the autoscaler file says; no call fails meanwhile."""
 
 import asyncio
+import re
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -12,15 +14,39 @@ from examples.demo import repository
 from examples.demo.load import Load
 from examples.demo.scenario import Phase, arrivals, duration_s
 from tests.e2e.processes import autoscaler_of
+from tests.e2e.model_folder import write_model
 from tests.e2e.running import running
 from tests.e2e.server import Server, wait_until
-from tideserve.v1.control_pb2 import READY
+from tideserve.v1.control_pb2 import READY, STARTING, ReplicaState
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
 MODEL = repository.MODEL
-# A file edit is looked for every 0.5 s, and a new count is desired at the next look.
+# A file edit is looked for four times a second, and a new count is desired at the next look.
 EDIT_S = 2.0
+# From the fork to the model's file, which takes as long as it takes (design section 11).
+FORKED_MS = 300
+# Long enough that its autoscaler is killed and started again meanwhile.
+SLOW_CONFIG = """
+backend: "python"
+max_batch_size: 4
+input [ { name: "IN" data_type: TYPE_FP32 dims: [ 1 ] } ]
+output [ { name: "OUT" data_type: TYPE_FP32 dims: [ 1 ] } ]
+"""
+SLOW_MODEL = """
+import time
+
+
+class Model:
+    def load(self, context):
+        time.sleep(4.0)
+
+    def infer(self, inputs):
+        return {"OUT": inputs["IN"]}
+
+    def unload(self):
+        pass
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +103,10 @@ def test_from_zero_to_many_and_back_to_zero_without_a_failed_call(elastic: Elast
     wait_until(lambda: elastic.ready() == 0, 20, lambda: elastic.server.log)
     drive(elastic, phases, look())
     assert most >= 3
+    log = elastic.server.log
+    forked_ms = [int(a) + int(b) for a, b in re.findall(r"launch (\d+) ms, import (\d+) ms", log)]
+    assert len(forked_ms) >= 3
+    assert median(forked_ms) < FORKED_MS, log
     wait_until(lambda: elastic.ready() == 0, 40, lambda: elastic.server.log)
 
 
@@ -108,12 +138,39 @@ def test_a_bad_edit_changes_nothing_and_is_told_a_good_one_takes_effect(elastic:
         assert [r.id for r in server.snapshot().replicas if r.model == MODEL] == before
         elastic.edit("min: 0", "min: 2")
         edited_s = time.monotonic()
+        await until(lambda: desired(server) == 2)
+        assert time.monotonic() - edited_s < EDIT_S
         await until(lambda: elastic.ready() == 2)
-        assert time.monotonic() - edited_s < EDIT_S + 1.0
 
     drive(elastic, (Phase("load", 6.0, 20.0),), edit())
+    assert desired(server) == 2
+
+
+def test_the_autoscaler_dies_while_replicas_load_their_model(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    write_model(models, MODEL, SLOW_CONFIG, SLOW_MODEL)
+    file = tmp_path / "autoscaler.yaml"
+    file.write_text(f"models: {{{MODEL}: {{min: 1}}}}\n", encoding="utf-8")
+    with running(models, tmp_path / "state", f"--autoscaler={file}") as server:
+        first = joined(server, READY)
+        file.write_text(f"models: {{{MODEL}: {{min: 4}}}}\n", encoding="utf-8")
+        wait_until(lambda: len(joined(server, STARTING)) == 3, 20, lambda: server.log)
+        every = first | joined(server, STARTING)
+        kill_autoscaler(server)
+        assert joined(server, READY) == first, "it was to meet replicas that have not started"
+        wait_until(lambda: joined(server, READY) == every, 20, lambda: census(server))
+        wait_until(lambda: replica_pids(server) == sorted(every), 5, lambda: census(server))
+
+
+def desired(server: Server) -> int:
+    """As the autoscaler said last."""
     (model,) = server.snapshot().models
-    assert model.decision.desired == 2
+    return model.decision.desired
+
+
+def joined(server: Server, state: ReplicaState) -> set[int]:
+    """Pids of the replicas in that state that have joined."""
+    return {r.pid for r in server.snapshot().replicas if r.state == state and r.pid}
 
 
 def kill_autoscaler(server: Server) -> None:

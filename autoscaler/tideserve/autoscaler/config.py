@@ -4,6 +4,7 @@ docs/autoscaler.md has a row for every key; a test compares it with the schema m
 """
 
 import os
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
@@ -295,6 +296,15 @@ class ModelSection(Section):
         )
 
 
+def _inherited(defaults: Mapping[Any, Any], given: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Also within sections; lists are taken as a whole."""
+    merged = {**defaults, **given}
+    for key in defaults.keys() & given.keys():
+        if isinstance(defaults[key], dict) and isinstance(given[key], dict):
+            merged[key] = _inherited(defaults[key], given[key])
+    return merged
+
+
 def _default_devices() -> tuple[DeviceSection, ...]:
     """The CPU, with two replicas a core: models that wait leave it to others."""
     return (DeviceSection(name="cpu", slots=max(8, 2 * (os.cpu_count() or 1))),)
@@ -340,7 +350,7 @@ class AutoscalerFile(Section):
         if isinstance(defaults, dict) and isinstance(models, dict):
             models = {name: {} if model is None else model for name, model in models.items()}
             merged = {
-                name: {**defaults, **model} if isinstance(model, dict) else model
+                name: _inherited(defaults, model) if isinstance(model, dict) else model
                 for name, model in models.items()
             }
             return {**data, "models": merged}
@@ -351,6 +361,13 @@ class AutoscalerFile(Section):
         names = [device.name for device in self.devices]
         if len(set(names)) < len(names):
             raise ValueError(f"devices: expected different names, got {', '.join(names)}")
+        source = self.source
+        known = source.prometheus if isinstance(source, PrometheusSourceSection) else None
+        if None not in (known, self.prometheus) and known != self.prometheus:
+            raise ValueError(
+                "prometheus: expected one Prometheus server, got another one in "
+                "source.prometheus; leave this one out"
+            )
         if self.prometheus_server is None:
             for name, model in {"defaults": self.defaults, **self.models}.items():
                 if model.triggers:

@@ -86,7 +86,10 @@ class HttpServer:
 
     def answer(self, target: str, authorization: str, accept: str) -> tuple[HTTPStatus, str, bytes]:
         """Status, content type and body of a GET."""
-        url = urlsplit(target)
+        try:
+            url = urlsplit(target)
+        except ValueError as error:  # "//[", for one
+            return _words(HTTPStatus.BAD_REQUEST, f"expected a path, got {target!r}: {error}")
         query = parse_qs(url.query)
         parts = url.path.strip("/").split("/")
         match parts:

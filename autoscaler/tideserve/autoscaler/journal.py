@@ -18,6 +18,7 @@ _LOG: Final = logging.getLogger(__name__)
 KEPT: Final = 1000
 # Then the file becomes FILE.1, in place of an older one.
 MAX_FILE_BYTES: Final = 10 * 1024 * 1024
+_OPEN_EVERY_S: Final = 10.0
 
 
 class Recorder(Protocol):
@@ -36,7 +37,8 @@ class Recorder(Protocol):
 class DecisionLog:
     """Owns the file and the last `KEPT` entries. `record` from one thread, `recent` from any.
 
-    A file that cannot be written is told once; decisions go on.
+    A file that cannot be written is told once; decisions go on. One that cannot be opened is
+    tried again now and then.
     """
 
     def __init__(
@@ -50,9 +52,12 @@ class DecisionLog:
         self._recent: deque[dict[str, Any]] = deque(maxlen=KEPT)
         self._last: dict[ModelKey, tuple[int, str | None]] = {}
         self._broken = False
+        self._is_kept = False  # from `open` to `close`
+        self._opened_s: float | None = None  # when it was tried again last
 
     def open(self) -> None:
         """Appends to what earlier autoscalers wrote."""
+        self._is_kept = True
         try:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._file = self._path.open("a", encoding="utf-8")
@@ -60,6 +65,10 @@ class DecisionLog:
             self._break(error)
 
     def close(self) -> None:
+        self._is_kept = False
+        self._let_go()
+
+    def _let_go(self) -> None:
         file, self._file = self._file, None
         if file is not None:
             try:
@@ -87,11 +96,19 @@ class DecisionLog:
         self._metrics.record(now_s, snapshot, decisions, moved)
         by_model = _by_model(actions, snapshot)
         self._last = outcomes
+        self._open_again(now_s)
         for key in sorted(decisions.keys() & {*changed, *by_model}):
             self._write(_entry(key, decisions[key], snapshot, sample, by_model.get(key, [])))
         others = [text for key, texts in by_model.items() if key not in decisions for text in texts]
         if others:
             self._write({"unix_s": round(sample.unix_s, 3), "actions": others})
+
+    def _open_again(self, now_s: float) -> None:
+        if self._file is not None or not self._is_kept:
+            return
+        if self._opened_s is None or now_s - self._opened_s >= _OPEN_EVERY_S:
+            self._opened_s = now_s
+            self.open()
 
     def _write(self, entry: dict[str, Any]) -> None:
         with self._lock:
@@ -109,7 +126,7 @@ class DecisionLog:
 
     def _rotate(self) -> None:
         """Where the old file cannot be put aside, it goes on in it."""
-        self.close()
+        self._let_go()
         try:
             self._path.replace(self._path.with_name(f"{self._path.name}.1"))
         finally:

@@ -12,6 +12,8 @@ _MODEL: Final = ("model", "version")
 _STARTUP_BOUNDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 # A look that comes later than this says nothing of the time before it.
 _MAX_GAP_S: Final = 10.0
+# A replica that rejoins a restarted frontend started up once. More than there can be at a time.
+_KEPT_IDS: Final = 10_000
 
 
 class AutoscalerMetrics:
@@ -22,7 +24,7 @@ class AutoscalerMetrics:
         ProcessCollector(registry=self.registry)
         self._cost_per_replica_s = cost_per_replica_s
         self._last_s: float | None = None
-        self._counted: set[str] = set()
+        self._counted: dict[str, None] = {}  # the newest last
         self._shown: set[tuple[str, str]] = set()
         self._desired = self._gauge("desired", "Replicas that should be.")
         self._ready = self._gauge("ready", "Replicas that are READY.")
@@ -45,7 +47,7 @@ class AutoscalerMetrics:
         )
         self._replica_s = Counter(
             "tideserve_autoscaler_replica_seconds_total",
-            "Time of replicas, READY and STARTING.",
+            "Time of replicas, from their start to their end; standbys are no model's.",
             _MODEL,
             registry=self.registry,
         )
@@ -69,16 +71,17 @@ class AutoscalerMetrics:
         counts: dict[tuple[str, str], list[int]] = {}
         for key, decision in decisions.items():
             states = [replica.state for replica in snapshot.replicas if replica.key == key]
-            totals = counts.setdefault((key.name, str(key.version)), [0, 0, 0])
+            totals = counts.setdefault((key.name, str(key.version)), [0, 0, 0, 0])
             totals[0] += decision.desired
             totals[1] += states.count(ReplicaState.READY)
             totals[2] += states.count(ReplicaState.STARTING)
+            totals[3] += states.count(ReplicaState.DRAINING)
         self._forget(counts.keys())
-        for labels, (desired, ready, starting) in counts.items():
+        for labels, (desired, ready, starting, draining) in counts.items():
             self._desired.labels(*labels).set(desired)
             self._ready.labels(*labels).set(ready)
             self._starting.labels(*labels).set(starting)
-            replica_s = (ready + starting) * gap_s
+            replica_s = (ready + starting + draining) * gap_s
             self._replica_s.labels(*labels).inc(replica_s)
             self._cost.labels(*labels).inc(replica_s * self._cost_per_replica_s(labels[0]))
         self._standby.set(sum(r.state is ReplicaState.STANDBY for r in snapshot.replicas))
@@ -89,8 +92,9 @@ class AutoscalerMetrics:
 
     def _count_start_ups(self, snapshot: Snapshot) -> None:
         ready = {r.replica_id: r for r in snapshot.replicas if r.state is ReplicaState.READY}
-        for name in ready.keys() - self._counted:
-            replica = ready[name]
+        for name, replica in ready.items():
+            if name in self._counted:
+                continue
             if replica.key is None or not replica.startup_s:
                 continue
             labels = (replica.key.name, str(replica.key.version))
@@ -98,7 +102,9 @@ class AutoscalerMetrics:
                 self._startup_s.labels(*labels, phase).observe(seconds)
             total_s = sum(seconds for _, seconds in replica.startup_s)
             self._startup_s.labels(*labels, "total").observe(total_s)
-        self._counted = set(ready)
+            self._counted[name] = None
+        while len(self._counted) > _KEPT_IDS:
+            del self._counted[next(iter(self._counted))]
 
     def _forget(self, known: Set[tuple[str, str]]) -> None:
         """All series of versions that are gone."""
@@ -121,5 +127,7 @@ class AutoscalerMetrics:
 
 
 def kind_of(reason: str) -> str:
-    """The first word of a reason: proactive, panic, hold, wake, ..."""
-    return reason.partition(":")[0].split(" ")[0]
+    """What a reason begins with: proactive, panic, hold, wake, no_data, ..., and one kind for all
+    triggers, whose names follow."""
+    kind = reason.partition(":")[0]
+    return "trigger" if kind.startswith("trigger ") else kind.replace(" ", "_")

@@ -30,7 +30,7 @@ def test_a_step_is_served_within_the_start_up_and_a_few_looks_and_comes_back() -
 def test_the_story_of_a_step_up_and_down() -> None:
     world = Served(steps((10.0, 20.0), (30.0, 200.0), (200.0, 20.0)), FAST).run(75.0)
     assert world.told() == [
-        "  0.00 1: asked for 0.0 s ago",
+        "  0.00 1: active",
         " 10.00 2: panic",
         " 10.25 4: panic",
         " 18.75 3: proactive",
@@ -42,7 +42,7 @@ def test_the_story_of_a_step_up_and_down() -> None:
 def test_the_story_of_a_spike() -> None:
     world = Served(steps((10.0, 40.0), (13.0, 400.0), (60.0, 40.0)), FAST).run(60.0)
     assert world.told() == [
-        "  0.00 1: asked for 0.0 s ago",
+        "  0.00 1: active",
         " 10.00 4: panic",
         " 10.25 8: panic",
         " 14.75 6: proactive",
@@ -141,4 +141,4 @@ def test_a_version_that_retires_is_wanted_no_more() -> None:
     retiring = type(snapshot)(1, (type(snapshot.models[0])(KEY, wanted=False),), snapshot.replicas)
     decision = elastic.decide(retiring, world._sample(), 0.0)[KEY]
     assert (decision.desired, decision.limited_by) == (0, "not wanted")
-    assert kind(decision) == "the model version retires"
+    assert kind(decision) == "retires"

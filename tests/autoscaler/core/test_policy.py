@@ -50,7 +50,7 @@ def looks(policy: ModelPolicy, *given_: Inputs, every_s: float = 1.0) -> list[De
 def test_without_load_the_minimum_stays() -> None:
     last = looks(ModelPolicy(min_replicas=1, idle_s=5.0), *[inputs()] * 20)[-1]
     assert (last.desired, last.limited_by) == (1, "min: 1")
-    assert kind(last) == "idle for 19 s"
+    assert kind(last) == "idle"
 
 
 def test_a_version_that_was_never_ready_is_started_once_even_with_min_0() -> None:
@@ -129,6 +129,22 @@ def test_without_a_profile_a_slow_queue_adds_one_at_a_time() -> None:
     assert counts[:6] == [2, 2, 2, 2, 2, 3]
     assert max(counts) == 3
     assert all(b - a <= 1 for a, b in pairwise(counts))
+
+
+def test_one_more_is_asked_for_on_numbers_of_after_the_last_one_only() -> None:
+    """A scrape every 15 s: what it tells twelve seconds long is of before the start."""
+    policy, state, counts = ModelPolicy(), PolicyState(), []
+    for now_s in range(60):
+        at_s = float(now_s - now_s % 15)
+        stuck = replace(
+            IDLE, at_s=at_s, profile=(), queued_requests=5, queued_rows=5, oldest_age_s=2.0
+        )
+        load = replace(stuck, good_for_s=45.0)
+        present = counts[-1] if counts else 1
+        state, decision = decide(state, inputs(present, load=load), float(now_s), policy)
+        counts.append(decision.desired)
+    # At 0 the first one; the scrape of 15 s is the first of after it, and begins at 0.
+    assert [counts[at] for at in (0, 14, 15, 29, 30, 44, 45)] == [2, 2, 2, 2, 3, 3, 3]
 
 
 def test_every_number_of_a_decision_is_told() -> None:

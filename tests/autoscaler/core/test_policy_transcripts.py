@@ -29,8 +29,8 @@ def test_the_story_of_an_outage_after_which_nobody_asks() -> None:
     ).run(150.0)
     assert world.told() == [
         "  0.00 3: hold",
-        "134.50 1: asked for 4.2 s ago",
-        "140.25 0: idle for 10 s",
+        "134.50 1: active",
+        "140.25 0: idle",
     ]
     # Where data comes back (130.25), the hold and the idle time begin anew.
     assert set(world.desired(30.0)[: 4 * 104]) == {3}

@@ -394,6 +394,14 @@ def test_a_log_tail_is_bounded_and_takes_any_bytes(tmp_path: Path) -> None:
     assert log_tail(tmp_path / "none") == ()
 
 
+def test_a_log_tail_begins_with_a_whole_line(tmp_path: Path) -> None:
+    path = tmp_path / "x.log"
+    path.write_text("a" * 1_000_000 + "\nthe last line\n")
+    assert log_tail(path) == ("the last line",)
+    path.write_text("a" * 1_000_000)
+    assert set(log_tail(path)[0]) == {"a"}
+
+
 def _is_zombie(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"

@@ -213,15 +213,62 @@ def test_a_server_that_fails_is_told_once_and_so_is_its_return(
     assert KEY in samples.sample(SNAPSHOT, 50.0).loads
 
 
-def test_series_that_stay_away_are_forgotten() -> None:
+def arrivals(instance: str, value: float, version: str = "1") -> Point:
+    labels = (("instance", instance), ("model", "digits"), ("version", version))
+    return Point("tideserve_arrivals_total", labels, value)
+
+
+def test_the_sum_of_several_frontends_does_not_fall_when_one_is_gone_for_good() -> None:
     even = EvenSeries()
-    point = Point("tideserve_arrivals_total", (("instance", "a"),), 5.0)
-    even.even([point])
+    even.even([arrivals("a", 100.0), arrivals("b", 5.0)])
+    for _ in range(1300):
+        found = even.even([arrivals("b", 6.0)])
+        assert sum(point.value for point in found) == 106.0
+    # As one that was never seen: what it had come to is in the sum already.
+    found = even.even([arrivals("b", 6.0), arrivals("a", 1.0)])
+    assert sum(point.value for point in found) == 107.0
+
+
+def test_a_version_that_is_gone_leaves_nothing_behind() -> None:
+    even = EvenSeries()
+    even.even([arrivals("a", 100.0)])
     for _ in range(601):
         even.even([])
-    # As one that was never seen.
-    (found,) = even.even([Point(point.name, point.labels, 1.0)])
-    assert found.value == 1.0
+    assert even.even([arrivals("a", 1.0, version="2")]) == [arrivals("a", 1.0, version="2")]
+
+
+def test_an_outage_does_not_make_old_numbers_good() -> None:
+    server = Server()
+    samples = server.samples(Asked())
+    for scraped_s in (0.0, 15.0, 30.0, 1000.0):
+        server.now_s = scraped_s
+        server.series(("arrivals_total", {}, scraped_s), age_s=0.0)
+        server.poll(samples)
+    assert KEY in samples.sample(SNAPSHOT, 1044.0).loads
+    assert samples.sample(SNAPSHOT, 1046.0).loads == {}
+
+
+def test_numbers_that_are_not_finite_are_no_data(caplog: pytest.LogCaptureFixture) -> None:
+    server = Server()
+    samples = server.samples(Asked())
+    server.series(("arrivals_total", {}, 1), ("queue_rows", {}, float("nan")))
+    server.poll(samples)
+    assert samples.sample(SNAPSHOT, 50.0).loads == {}
+    assert "expected finite numbers, tideserve_queue_rows of model 'digits' is nan" in caplog.text
+
+
+def test_a_fault_ends_neither_the_thread_nor_the_other_queries(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = Server()
+    samples = server.samples(Asked(triggers={("digits", "t"): "q"}))
+    server.series(("arrivals_total", {}, 1))
+    server.answers["q"] = vector(({}, 2.0))
+    monkeypatch.setattr(EvenSeries, "even", lambda *_: 1 / 0)
+    server.poll(samples)
+    server.poll(samples)
+    assert samples.sample(SNAPSHOT, 50.0).triggers == {("digits", "t"): 2.0}
+    assert caplog.text.count("ZeroDivisionError") == 1
 
 
 def test_asking_for_something_else_takes_effect_with_the_next_poll() -> None:

@@ -20,8 +20,8 @@ class FixedCount:
         """Does not depend on the time or the load."""
         del sample, now_s
         return {
-            model.key: Decision(self.replicas, f"fixed count of {self.replicas}")
+            model.key: Decision(self.replicas, f"fixed: a count of {self.replicas}")
             if model.wanted
-            else Decision(0, "the model version retires", limited_by="not wanted")
+            else Decision(0, "retires: the model version is not wanted", limited_by="not wanted")
             for model in snapshot.models
         }

@@ -160,7 +160,7 @@ class _Decider:
         count, limit = self._limited(count)
         if self._inputs.pin is not None:
             count, limit = min(self._inputs.pin, policy.max_replicas), "pinned"
-            reason = f"pinned at {self._inputs.pin}"
+            reason = f"pinned: at {self._inputs.pin}"
         decision = Decision(count, reason, limit, self._numbers)
         before = state.desired if state.desired is not None else self._inputs.present
         changes = tuple(c for c in state.changes if now_s - c[0] < policy.steps.per_s)
@@ -265,7 +265,7 @@ class _Decider:
             # No batch was timed yet: what is there has to do until one was, and one that died
             # while it started is no reason for fewer (S3).
             present = max(self._inputs.present, self._last_held())
-            return _Want(present if rate > 0.0 else 0, "capacity is not known yet")
+            return _Want(present if rate > 0.0 else 0, "unmeasured: no batch was timed yet")
         count, found = enough
         source = "the day's table" if table > expected else f"growth x{self._growth.ratio:.2f}"
         return _Want(
@@ -278,7 +278,7 @@ class _Decider:
         """More than what is there can clear within the target."""
         target_s = self._wait_target_s()
         # Waits of the time since the last replica that was asked for could help.
-        since_s = min(FAST_S, self._now_s - self._state.raised_s - self._inputs.startup_s)
+        since_s = min(FAST_S, self._load.at_s - self._state.raised_s - self._inputs.startup_s)
         wait_s = None
         if since_s >= MIN_WAITS_S:
             wait_s = self._window.queue_wait_s(since_s, self._policy.queue_target.quantile)
@@ -310,8 +310,7 @@ class _Decider:
         if signs:
             enough = self._fewest(lambda found: ceil(needed / found.rows_per_s - 1e-9))
             count = max(enough[0] if enough else 0, present if backlog <= 0.0 and not drops else 0)
-            settled = self._now_s - self._state.raised_s >= self._inputs.startup_s + FAST_S
-            if drops and count <= present and self._inputs.starting == 0 and settled:
+            if drops and count <= present and self._inputs.starting == 0 and self._is_settled():
                 count = present + 1
             return _Want(max(1, count), f"panic: {', '.join(signs)}, {rate:.1f} a replica")
         return self._one_more("queue") if breached else None
@@ -319,12 +318,17 @@ class _Decider:
     def _one_more(self, what: str) -> _Want | None:
         """The model of the load says that there is enough and the queue disagrees: one more,
         and then a while to see what it changed."""
-        settle_s = self._inputs.startup_s + FAST_S
         wait_ms = self._wait_target_s() * 1e3
         reason = f"panic: the {what} waits longer than {wait_ms:.0f} ms"
-        if self._inputs.starting or self._now_s - self._state.raised_s < settle_s:
+        if self._inputs.starting or not self._is_settled():
             return _Want(max(1, self._inputs.present), reason)
         return _Want(self._inputs.present + 1, reason)
+
+    def _is_settled(self) -> bool:
+        """What is known is of a time in which the last replica that was asked for could help: a
+        source that is renewed seldom goes on telling of the time before."""
+        served_s = self._state.raised_s + self._inputs.startup_s
+        return self._window.begins_s(FAST_S) >= served_s
 
     def _triggers(self, wants: list[_Want]) -> tuple[tuple[str, int], ...]:
         """By maximum. One without a reading stays at its last word (S3)."""
@@ -358,9 +362,9 @@ class _Decider:
         elif self._load.queued_requests and not self._inputs.present:
             wants.append(_Want(1, f"wake: {self._load.queued_requests} requests are held"))
         elif not self._is_idle:
-            wants.append(_Want(1, f"asked for {idle_s:.1f} s ago"))
+            wants.append(_Want(1, f"active: asked for {idle_s:.1f} s ago"))
         else:
-            wants.append(_Want(0, f"idle for {idle_s:.0f} s"))
+            wants.append(_Want(0, f"idle: for {idle_s:.0f} s"))
 
     # --- shape in time ----------------------------------------------------------------
 

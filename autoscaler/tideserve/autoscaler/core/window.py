@@ -38,6 +38,13 @@ class LoadWindow:
         """From the oldest load to the newest."""
         return self.loads[-1].at_s - self.loads[0].at_s if self.loads else 0.0
 
+    def begins_s(self, span_s: float) -> float:
+        """Since when what is said of the last `span_s` is counted."""
+        pair = self._pair(span_s)
+        if pair is not None:
+            return pair[0].at_s
+        return self.loads[-1].at_s if self.loads else 0.0
+
     def request_rate(self, span_s: float) -> float | None:
         """Arrivals a second over the last `span_s`, None before there are two loads."""
         pair = self._pair(span_s)

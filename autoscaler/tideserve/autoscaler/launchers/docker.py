@@ -108,7 +108,7 @@ class DockerLauncher:
 
     # --- of a launcher --------------------------------------------------------------------
 
-    def warm(self, backends: frozenset[str]) -> bool:
+    def warm(self, backends: frozenset[str]) -> bool:  # noqa: ARG002 - any start needs the engine
         """False: the engine does not answer, a start would fail."""
         with self._down_lock:
             return not self._down

@@ -262,10 +262,14 @@ def log_tail(path: Path, lines: int = _TAIL_LINES) -> tuple[str, ...]:
     try:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - tail_bytes))
-            text = file.read(tail_bytes).decode("utf-8", errors="replace")
+            begin = max(0, size - tail_bytes)
+            file.seek(begin)
+            data = file.read(tail_bytes)
     except FileNotFoundError:
         return ()
+    if begin:  # within a line, most likely: not shown, unless there is no other
+        data = data.partition(b"\n")[2] or data
+    text = data.decode("utf-8", errors="replace")
     return tuple(text.splitlines()[-lines:]) if lines > 0 else ()
 
 

@@ -33,6 +33,7 @@ STALE_S: Final = 5.0
 STALE_POLLS: Final = 3.0
 # So long a trigger's reading is held, at least.
 _TRIGGER_STALE_S: Final = 15.0
+_FAULT: Final = "a fault of ours"
 
 
 class Base(Protocol):
@@ -75,7 +76,7 @@ class PrometheusSamples:
         self._clock = clock
         self._url = url
         self._series = EvenSeries()
-        self._lock = threading.Lock()  # guards the two below
+        self._lock = threading.Lock()  # guards `_loads` and `_readings`
         self._loads: dict[Version, Load] = {}
         self._readings: dict[str, tuple[float, float]] = {}  # by query: value, when
         self._scrapes: dict[Version, Scrape] = {}
@@ -141,6 +142,12 @@ class PrometheusSamples:
                 _LOG.warning("no data, nothing changes by it: %s", error)
             self._troubles[what] = str(error)
             return
+        except Exception:  # noqa: BLE001 - logged
+            # Of a foreign answer that nobody thought of: this thread must outlive it (S2).
+            if self._troubles.get(what) != _FAULT:
+                _LOG.exception("no data, nothing changes by it: the query %s failed", what)
+            self._troubles[what] = _FAULT
+            return
         if self._troubles.pop(what, None) is not None:
             _LOG.info("Prometheus at %s answers again for %s", self._url, what)
 
@@ -154,6 +161,12 @@ class PrometheusSamples:
             )
             for labels, _, value in _query(client, SELECTOR)
         ]
+        odd = [point for point in points if not isfinite(point.value)]
+        if odd:
+            raise SourceError(
+                f"Prometheus at {self._url}: expected finite numbers, "
+                f"{odd[0].name} of model {odd[0].label('model')!r} is {odd[0].value}"
+            )
         now_s = self._clock()
         # Of several frontends the one that was scraped first: the sum is no newer.
         oldest: dict[Version, tuple[float, float]] = {}

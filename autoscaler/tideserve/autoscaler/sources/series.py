@@ -10,8 +10,10 @@ Labels = tuple[tuple[str, str], ...]
 Version = tuple[str, str]
 """Model and version, as the labels have them."""
 
-# Series of a frontend that is gone are kept for so many polls: it may come back.
+# A frontend that is gone is known for so many polls: it may come back. Then its counters are one
+# sum with those of others that are gone, by the labels that loads are made of.
 KEPT_POLLS: Final = 600
+_SUMMED: Final = frozenset(("model", "version", "outcome", "le"))
 _COUNTERS: Final = (
     "tideserve_arrivals_total",
     "tideserve_requests_total",
@@ -50,24 +52,37 @@ class _Counter:
     before: float = 0.0
     poll: int = 0
 
+    @property
+    def total(self) -> float:
+        return self.before + self.last
+
 
 @dataclass(slots=True)
 class EvenSeries:
-    """Owns how far each counter series had come before its last reset."""
+    """Owns how far each counter series had come before its last reset or absence: a sum over
+    frontends never falls, also when one of them goes."""
 
     _counters: dict[tuple[str, Labels], _Counter] = field(default_factory=dict)
+    _gone: dict[tuple[str, Labels], float] = field(default_factory=dict)
     _poll: int = 0
 
     def even(self, points: Iterable[Point]) -> list[Point]:
-        """Counters on top of what they were before resets; gauges as they are."""
+        """Counters on top of what they were before resets, those that are absent too; gauges as
+        they are."""
         self._poll += 1
         found = [self._one(point) for point in points]
-        self._counters = {
-            key: counter
-            for key, counter in self._counters.items()
-            if self._poll - counter.poll <= KEPT_POLLS
+        for key, counter in list(self._counters.items()):
+            if self._poll - counter.poll > KEPT_POLLS:
+                del self._counters[key]
+                summed = (key[0], tuple(label for label in key[1] if label[0] in _SUMMED))
+                self._gone[summed] = self._gone.get(summed, 0.0) + counter.total
+            elif counter.poll != self._poll:
+                found.append(Point(*key, counter.total))
+        versions = {_version(labels) for _, labels in self._counters}
+        self._gone = {
+            key: total for key, total in self._gone.items() if _version(key[1]) in versions
         }
-        return found
+        return found + [Point(*key, total) for key, total in self._gone.items()]
 
     def _one(self, point: Point) -> Point:
         if point.name not in _COUNTERS:
@@ -76,23 +91,35 @@ class EvenSeries:
         if point.value < counter.last:
             counter.before += counter.last
         counter.last, counter.poll = point.value, self._poll
-        return Point(point.name, point.labels, counter.before + point.value)
+        return Point(point.name, point.labels, counter.total)
+
+
+def _version(labels: Labels) -> Version:
+    named = dict(labels)
+    return named.get("model", ""), named.get("version", "")
 
 
 @dataclass(frozen=True, slots=True)
 class Scrape:
     """When a version's numbers were true: `scraped_s` on Prometheus' clock, `at_s` on ours.
-    `apart_s`: from the scrape before."""
+    `apart_s`: from the scrape before, `before_s`: from that one to the one before it."""
 
     scraped_s: float
     at_s: float
     apart_s: float = 0.0
+    before_s: float = 0.0
+
+    @property
+    def interval_s(self) -> float:
+        """How often it is scraped, 0 before it is known: of two gaps the smaller, as one of them
+        may be an outage."""
+        return min(self.apart_s, self.before_s or self.apart_s)
 
     def next(self, scraped_s: float, at_s: float) -> "Scrape":
         """The same one, or a later one."""
         if scraped_s <= self.scraped_s:
             return self
-        return Scrape(scraped_s, at_s, scraped_s - self.scraped_s)
+        return Scrape(scraped_s, at_s, scraped_s - self.scraped_s, self.apart_s)
 
 
 def loads_of(
@@ -107,7 +134,7 @@ def loads_of(
             numbers.setdefault(version, []).append(point)
     return {
         version: _load(
-            found, scrapes[version].at_s, max(good_for_s, 3.0 * scrapes[version].apart_s)
+            found, scrapes[version].at_s, max(good_for_s, 3.0 * scrapes[version].interval_s)
         )
         for version, found in numbers.items()
     }

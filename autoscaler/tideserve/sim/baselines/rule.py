@@ -17,7 +17,7 @@ from tideserve.autoscaler.core.load import Sample
 
 # Sums of floats that miss a whole number, or a moment, by less than this have reached it.
 EXACT: Final = 1e-9
-RETIRES: Final = Decision(0, "the model version retires", limited_by="not wanted")
+RETIRES: Final = Decision(0, "retires: the model version is not wanted", limited_by="not wanted")
 
 
 @dataclass(frozen=True, slots=True)
