@@ -13,8 +13,8 @@ import pytest
 from examples.demo import repository
 from examples.demo.load import Load
 from examples.demo.scenario import Phase, arrivals, duration_s
-from tests.e2e.processes import autoscaler_of
 from tests.e2e.model_folder import write_model
+from tests.e2e.processes import autoscaler_of
 from tests.e2e.running import running
 from tests.e2e.server import Server, wait_until
 from tideserve.v1.control_pb2 import READY, STARTING, ReplicaState

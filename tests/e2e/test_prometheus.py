@@ -2,13 +2,16 @@
 
 import asyncio
 import json
+import re
 import shutil
 import socket
 import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,7 @@ import pytest
 from examples.demo import repository
 from examples.demo.load import Load
 from examples.demo.scenario import Phase, arrivals
+from tests.e2e.running import running
 from tests.e2e.server import Server, wait_until
 from tideserve.v1.control_pb2 import READY, Decision
 
@@ -23,6 +27,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
 MODEL = repository.MODEL
 SCRAPE_S = 1.0
+POLL_S = 0.5
 STEP = (Phase("quiet", 3.0, 20.0), Phase("step", 10.0, 200.0))
 
 
@@ -140,3 +145,73 @@ def test_loads_and_triggers_come_from_prometheus_and_no_data_changes_nothing(
     assert decision(server).reason.startswith("no data")
     assert decision(server).desired == desired
     assert "does not answer" in server.log.rpartition("Prometheus at")[2]
+
+
+def test_prometheus_decides_as_watch_does_one_scrape_later(
+    tmp_path: Path, prometheus_port: int
+) -> None:
+    """The server's own autoscaler reads Watch; another one, which only says what it would do,
+    reads Prometheus and sees the same replicas."""
+    models, file = repository.write(tmp_path)
+    text = repository.AUTOSCALER.replace("min: 0", "min: 1")
+    file.write_text(text)
+    from_prometheus = tmp_path / "from-prometheus.yaml"
+    with (
+        running(models, tmp_path / "state", f"--autoscaler={file}") as server,
+        prometheus(tmp_path / "prometheus", prometheus_port, server.http_port),
+    ):
+        url = f"http://127.0.0.1:{prometheus_port}"
+        from_prometheus.write_text(
+            f"{text}server: {{address: '{server.address}'}}\n"
+            f"source: {{prometheus: {{url: '{url}', interval: {POLL_S:g}s}}}}\n"
+        )
+        with dry_run(from_prometheus, server, tmp_path / "dry-run.log") as said:
+            wait_until(lambda: "desired 1: idle" in said.read_text(), 20, said.read_text)
+            began_s = time.time()
+            load = Load(server.address)
+            asyncio.run(load.run(arrivals(STEP, 5), time.monotonic() + 0.2))
+            assert load.answers.failures == {}
+            # Until the hold is over, and both are down again.
+            wait_until(lambda: counts(said, began_s)[-1][1] == 1, 40, said.read_text)
+            wait_until(lambda: decision(server).desired == 1, 20, lambda: server.log)
+        watched = [
+            (float(str(entry["unix_s"])), int(str(entry["desired"])))
+            for entry in entries(server)
+            if float(str(entry["unix_s"])) >= began_s
+        ]
+        scraped = counts(said, began_s)
+    most = max(count for _, count in watched)
+    assert abs(max(count for _, count in scraped) - most) <= 1, f"{watched}\n{scraped}"
+    lag_s = first_rise(scraped) - first_rise(watched)
+    assert -0.5 < lag_s < SCRAPE_S + POLL_S + 0.5, f"{watched}\n{scraped}"
+
+
+@contextmanager
+def dry_run(file: Path, server: Server, log: Path) -> Iterator[Path]:
+    """`tideserve autoscale FILE --dry-run` until the end of the `with`; its log."""
+    command = [sys.executable, "-m", "tideserve.cli", "autoscale", str(file), "--dry-run"]
+    environment = {**server.environment, "TIDESERVE_TOKEN": server.token}
+    with log.open("wb") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=out, env=environment)
+    try:
+        yield log
+    finally:
+        process.terminate()
+        assert process.wait(20) == 0, log.read_text()
+
+
+def counts(log: Path, began_s: float) -> list[tuple[float, int]]:
+    """When the log says which count is desired; the last one before `began_s` first."""
+    told = [
+        (datetime.strptime(at, "%Y-%m-%d %H:%M:%S,%f").astimezone().timestamp(), int(count))
+        for at, count in re.findall(
+            r"^(\S+ \S+) .*: desired (\d+): ", log.read_text(), re.MULTILINE
+        )
+    ]
+    before = [one for one in told if one[0] < began_s]
+    return before[-1:] + [one for one in told if one[0] >= began_s]
+
+
+def first_rise(told: list[tuple[float, int]]) -> float:
+    """When more than one was desired at first."""
+    return next(at_s for at_s, count in told if count > 1)
