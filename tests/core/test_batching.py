@@ -107,3 +107,28 @@ def test_the_window_of_a_signature_behind_the_head_counts_as_well() -> None:
     urgent, old = make(arrived_s=2.0), make(signature="b", arrived_s=1.5)
     assert choose([urgent, old], window(), 8, 2.1) == Wait(2.5)
     assert taken(choose([urgent, old], window(), 8, 2.5)) == ids(old)
+
+
+def long(row_cost: int, signature: str, rows: int = 1) -> Request:
+    request = make(rows, signature)
+    request.row_cost = row_cost
+    return request
+
+
+def test_a_batch_of_long_rows_has_fewer_of_them() -> None:
+    settings = BatchSettings(max_batch_rows=8, max_batch_cost=64)
+    short = [long(8, "short") for _ in range(10)]
+    assert len(taken(choose(short, settings, 8, 0.0))) == 8
+    longer = [long(16, "long") for _ in range(10)]
+    decision = choose(longer, settings, 8, 0.0)
+    assert len(taken(decision)) == 4
+    assert isinstance(decision, Form)
+    assert decision.full
+    too_long = [long(100, "too long", rows=2), long(100, "too long")]
+    assert taken(choose(too_long, settings, 8, 0.0)) == ids(too_long[0])
+
+
+def test_a_window_is_full_at_the_cost_of_its_rows() -> None:
+    settings = BatchSettings(BatchingMode.WINDOW, 8, max_queue_delay_s=1.0, max_batch_cost=64)
+    assert isinstance(choose([long(16, "a") for _ in range(3)], settings, 8, 0.0), Wait)
+    assert len(taken(choose([long(16, "a") for _ in range(4)], settings, 8, 0.0))) == 4

@@ -217,3 +217,26 @@ def test_r1_r3_everyone_is_in_one_place_and_whoever_goes_in_time_is_in_time(
         assert min(request.due_s for request in in_time) + 1e-6 >= done_s
     if isinstance(choice.decision, Wait):
         assert NOW_S < choice.decision.until_s < inf
+
+
+def long(ago_s: float, row_cost: int) -> Request:
+    request = came(ago_s, signature=f"of {row_cost}")
+    request.row_cost = row_cost
+    return request
+
+
+def test_long_rows_are_decided_by_their_own_times() -> None:
+    slow = replace(EIGHT, table_s=[2.0 * seconds for seconds in TABLE_S])
+    outlook = replace(EIGHT, by_cost={64: slow})
+    # 14 ms are left: enough for one row that takes 6 ms, not for one that takes 12 and waits 3.
+    assert choose([long(0.0, 16)], outlook).decision is not None
+    assert choose([long(0.011, 64)], outlook).late == []
+    assert choose([long(0.013, 64)], outlook).late != []
+    assert choose([long(0.013, 16)], outlook).late == []
+    # A batch of them is as large as their times allow, and their cost.
+    waiting = [long(0.002, 64) for _ in range(40)]
+    rows = len(formed(choose(waiting, outlook)))
+    assert slow.table_s[rows] <= TARGET_S - 0.002 < slow.table_s[rows + 1]
+    dear = replace(SETTINGS, max_batch_cost=128)
+    chosen = choose_in_time(waiting, (), dear, 32, outlook, NOW_S)
+    assert len(formed(chosen)) == 2

@@ -27,8 +27,8 @@ def encode_lease(
     tensors joined in order."""
     pieces: list[Buffer] = [lease.SerializeToString()]
     for at, tensor in enumerate(requests[0].plan.tensors):
-        data = [request.data[at] for request in requests]
-        shape = (lease.rows, *tensor.shape[1:]) if spec.max_batch_size else tensor.shape
+        shape = (lease.rows, *tensor.padded_shape[1:]) if spec.max_batch_size else tensor.shape
+        data = _joined(requests, at, shape, spec)
         head = Tensor(name=tensor.name, datatype=tensor.datatype, shape=shape)
         body: list[Buffer] = [
             head.SerializeToString(),
@@ -39,6 +39,18 @@ def encode_lease(
     return b"".join(
         [answer.SerializeToString(), *embedded(ExchangeResponse.LEASE_FIELD_NUMBER, pieces)]
     )
+
+
+def _joined(
+    requests: Sequence[InferInputs], at: int, shape: tuple[int, ...], spec: ModelSpec
+) -> list[Buffer]:
+    """An input of the batch: the callers' bytes as they are, unless one of them is padded."""
+    plans = [request.plan.tensors[at] for request in requests]
+    data = [request.data[at] for request in requests]
+    if spec.padding is None or all(plan.shape == plan.padded_shape for plan in plans):
+        return data
+    given = [(plan.shape, own) for plan, own in zip(plans, data, strict=True)]
+    return [spec.padding.join(plans[0].name, shape, given)]
 
 
 class OutputTensor:
@@ -112,7 +124,7 @@ class BatchOutputs:
         self._spec = spec
         self._tensors = {tensor.name: OutputTensor(tensor, spec, rows) for tensor in tensors}
         self._order = tuple(t.name for t in spec.outputs if t.name in self._tensors)
-        self._heads: dict[tuple[int, tuple[str, ...], bool], bytes] = {}
+        self._heads: dict[tuple[int, int | None, tuple[str, ...], bool], bytes] = {}
 
     def encode(
         self, plan: InferPlan, request_id: str, first_row: int, *, final_flag: bool
@@ -123,16 +135,20 @@ class BatchOutputs:
         """
         names = plan.outputs or self._order
         batched = self._spec.max_batch_size > 0
-        key = (plan.rows, names, final_flag)
+        padding = self._spec.padding
+        key = (plan.rows, plan.length, names, final_flag)
         head = self._heads.get(key)
         if head is None:
-            head = self._heads[key] = self._head(plan.rows, names, final_flag=final_flag)
+            head = self._heads[key] = self._head(plan, names, final_flag=final_flag)
         pieces: list[Buffer] = [head]
         if request_id:
             text = request_id.encode()
             pieces += (header(ModelInferResponse.ID_FIELD_NUMBER, len(text)), text)
         for name in names:
-            data = self._tensors[name].rows(first_row, plan.rows, batched=batched)
+            data: Buffer = self._tensors[name].rows(first_row, plan.rows, batched=batched)
+            if padding is not None and (shape := self._cut_shape(name, plan)) is not None:
+                element_bytes = DATATYPE_BYTES[self._tensors[name].datatype]
+                data = padding.cut(data, shape, plan.length or 0, element_bytes)
             pieces += (_RAW_TAG + varint(len(data)), data)
         return b"".join(pieces)
 
@@ -141,14 +157,28 @@ class BatchOutputs:
         wanted = names or [tensor.name for tensor in self._spec.outputs]
         return [name for name in wanted if name not in self._tensors]
 
-    def _head(self, rows: int, names: tuple[str, ...], *, final_flag: bool) -> bytes:
-        """All but the id and the contents: the same for callers of as many rows."""
+    def _cut_shape(self, name: str, plan: InferPlan) -> tuple[int, ...] | None:
+        """The shape of the caller's rows before they are cut to its length. None: they are not,
+        for they did not come back as long as the bucket, or the caller's are."""
+        padding, shape = self._spec.padding, self._tensors[name].shape
+        if padding is None or name not in padding.outputs or len(shape) <= padding.axis:
+            return None
+        is_longer = plan.length is not None and plan.length < plan.row_cost
+        if not is_longer or shape[padding.axis] != plan.row_cost:
+            return None
+        return (plan.rows, *shape[1:])
+
+    def _head(self, plan: InferPlan, names: tuple[str, ...], *, final_flag: bool) -> bytes:
+        """All but the id and the contents: the same for callers of as many rows as long."""
         response = ModelInferResponse(
             model_name=self._spec.name, model_version=str(self._spec.version)
         )
+        padding = self._spec.padding
         for name in names:
             tensor = self._tensors[name]
-            shape = (rows, *tensor.shape[1:]) if self._spec.max_batch_size else tensor.shape
+            shape = (plan.rows, *tensor.shape[1:]) if self._spec.max_batch_size else tensor.shape
+            if padding is not None and self._cut_shape(name, plan) is not None:
+                shape = padding.with_length(shape, plan.length or 0)
             response.outputs.add(name=name, datatype=tensor.datatype, shape=shape)
         if final_flag:
             response.parameters["triton_final_response"].bool_param = True

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from tideserve.server.core.settings import ModelSettings
+from tideserve.server.padding import Padding
 from tideserve.v1.model_config_pb2 import ModelConfig
 
 # Bytes of one element on the wire; BYTES elements have no fixed size.
@@ -40,7 +41,8 @@ class TensorSpec:
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
     """One (model, version, generation) with a complete configuration. `latency_target_s`
-    (`tideserve.latency_target`) is for the autoscaler; None: none is set."""
+    (`tideserve.latency_target`) is for the autoscaler; None: none is set. `padding`
+    (`tideserve.pad`) None: inputs of different shapes travel apart."""
 
     name: str
     version: int
@@ -55,3 +57,4 @@ class ModelSpec:
     settings: ModelSettings = field(default_factory=ModelSettings)
     instance_count: int = 1
     latency_target_s: float | None = None
+    padding: Padding | None = None

@@ -44,12 +44,13 @@ SHARED_MEMORY: Final = "shared_memory_region"
 
 class TensorPlan(NamedTuple):
     """What one input must be: `shape` with the batch dimension; `data_bytes` is None for
-    BYTES, whose size the shape does not tell."""
+    BYTES, whose size the shape does not tell. `padded_shape`: in its batch."""
 
     name: str
     datatype: str
     shape: tuple[int, ...]
     data_bytes: int | None
+    padded_shape: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,9 @@ class InferPlan:
     """All of a validated request but its data: the same for every request of its kind.
 
     `tensors` are in the model's order, `raw_order` says which raw content each one has;
-    `outputs` () means all. Requests with equal signatures may share a batch (R3).
+    `outputs` () means all. Requests with equal signatures may share a batch (R3). `length` of
+    what is padded, None: nothing is; `row_cost`: its length in a batch, else 1. `padding_bytes`:
+    what the batch has beside the data.
     """
 
     tensors: tuple[TensorPlan, ...]
@@ -67,10 +70,14 @@ class InferPlan:
     outputs: tuple[str, ...]
     priority: int
     timeout_s: float | None
+    length: int | None = None
+    row_cost: int = 1
+    padding_bytes: int = 0
 
 
 class InferInputs(NamedTuple):
-    """A validated request: its plan, and row-major little-endian bytes for each tensor."""
+    """A validated request: its plan, and row-major little-endian bytes for each tensor.
+    `payload_bytes`: in a batch, with padding."""
 
     plan: InferPlan
     data: tuple[Buffer, ...]
@@ -82,20 +89,28 @@ def read_inputs(message: ModelInferRequest, spec: ModelSpec) -> InferInputs:
     and what came, `UnsupportedError` for shared memory and classification."""
     found = _read_tensors(message, spec)
     tensors = tuple(tensor for tensor, _, _ in found)
+    length = _padded_length(tensors, spec)
+    padding_bytes = sum(
+        (prod(tensor.padded_shape) - prod(tensor.shape)) * DATATYPE_BYTES[tensor.datatype]
+        for tensor in tensors
+    )
     plan = InferPlan(
         tensors=tensors,
         raw_order=tuple(at for _, at, _ in found),
         rows=_rows(tensors, spec),
         signature=tuple(
-            (tensor.name, tensor.shape[1:] if spec.max_batch_size else tensor.shape)
+            (tensor.name, tensor.padded_shape[1:] if spec.max_batch_size else tensor.shape)
             for tensor in tensors
         ),
         outputs=_read_outputs(message, spec) if message.outputs else (),
         priority=_read_priority(message, spec),
         timeout_s=_read_timeout_s(message),
+        length=length,
+        row_cost=1 if length is None or spec.padding is None else spec.padding.padded(length),
+        padding_bytes=padding_bytes,
     )
     data = tuple(data for _, _, data in found)
-    return InferInputs(plan, data, sum(map(len, data)))
+    return InferInputs(plan, data, padding_bytes + sum(map(len, data)))
 
 
 def fill(plan: InferPlan, raw: Sequence[Buffer]) -> InferInputs | None:
@@ -103,7 +118,7 @@ def fill(plan: InferPlan, raw: Sequence[Buffer]) -> InferInputs | None:
     if len(raw) != len(plan.tensors):
         return None
     data = []
-    payload_bytes = 0
+    payload_bytes = plan.padding_bytes
     for tensor, at in zip(plan.tensors, plan.raw_order, strict=True):
         content = raw[at]
         size = len(content)
@@ -143,7 +158,9 @@ def _read_tensors(
         data = _read_data(tensor, raw[at] if raw else None, expected, spec)
         shape = tuple(tensor.shape)
         data_bytes = len(data) if DATATYPE_BYTES[expected.datatype] else None
-        plan = TensorPlan(expected.name, expected.datatype, shape, data_bytes)
+        padding = spec.padding
+        padded = shape if padding is None else padding.padded_shape(expected.name, shape)
+        plan = TensorPlan(expected.name, expected.datatype, shape, data_bytes, padded)
         found[expected.name] = (plan, at, data)
     missing = [tensor for tensor in spec.inputs if not tensor.optional and tensor.name not in found]
     if missing or not found:
@@ -278,6 +295,21 @@ def _pack(
         raise InvalidRequestError(
             f"{where}: expected values that fit {expected.datatype}: {error}"
         ) from error
+
+
+def _padded_length(tensors: tuple[TensorPlan, ...], spec: ModelSpec) -> int | None:
+    """The size, one for all inputs, of the dimension that is padded."""
+    padding = spec.padding
+    if padding is None:
+        return None
+    found = {t.name: t.shape[padding.axis] for t in tensors if t.name in padding.elements}
+    if len(set(found.values())) > 1:
+        sizes = ", ".join(f"{size} in '{name}'" for name, size in found.items())
+        raise InvalidRequestError(
+            f"model '{spec.name}': expected the same size of dimension {padding.axis}, which is "
+            f"padded, in every input, got {sizes}"
+        )
+    return next(iter(found.values()), None)
 
 
 def _rows(tensors: tuple[TensorPlan, ...], spec: ModelSpec) -> int:

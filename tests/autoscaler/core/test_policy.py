@@ -133,7 +133,8 @@ def test_without_a_profile_a_slow_queue_adds_one_at_a_time() -> None:
 
 def test_one_more_is_asked_for_on_numbers_of_after_the_last_one_only() -> None:
     """A scrape every 15 s: what it tells twelve seconds long is of before the start."""
-    policy, state, counts = ModelPolicy(), PolicyState(), []
+    policy, state = ModelPolicy(), PolicyState()
+    counts: list[int] = []
     for now_s in range(60):
         at_s = float(now_s - now_s % 15)
         stuck = replace(

@@ -6,7 +6,13 @@ from hypothesis import strategies as st
 
 from tideserve.server.core.settings import BatchingMode
 from tideserve.server.errors import ModelConfigError
-from tideserve.server.repository.parameters import KEYS, LATER_KEYS, Parameters, read_parameters
+from tideserve.server.repository.parameters import (
+    KEYS,
+    LATER_KEYS,
+    Pad,
+    Parameters,
+    read_parameters,
+)
 from tideserve.v1.model_config_pb2 import ModelParameter
 
 
@@ -26,6 +32,7 @@ def test_every_key_is_read() -> None:
         max_queue_rows="2",
         max_queue_bytes="3",
         max_lease_bytes="4",
+        pad="dim=1, edges=4/8, value=-1, value.a=0.5, cost=64",
     )
     assert read == Parameters(
         batching=BatchingMode.WINDOW,
@@ -35,7 +42,36 @@ def test_every_key_is_read() -> None:
         max_queue_rows=2,
         max_queue_bytes=3,
         max_lease_bytes=4,
+        pad=Pad(1, (4, 8), -1.0, {"a": 0.5}, 64),
     )
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "dim=0",
+        "edges=4",
+        "dim=-1,edges=4",
+        "dim=32,edges=4",
+        "dim=0,edges=4/4",
+        "dim=0,edges=8/4",
+        "dim=0,edges=0/4",
+        "dim=0,edges=4/",
+        f"dim=0,edges={'/'.join(map(str, range(1, 66)))}",
+        "dim=0,edges=4,value=x",
+        "dim=0,edges=4,value.a=",
+        "dim=0,edges=4,cost=0",
+        "dim=0,edges=4,cost=x,value.cost=1",
+        "dim=0,dim=1,edges=4",
+        "dim=0,edges=4,other=1",
+        "16,32",
+    ],
+)
+def test_what_is_no_padding_is_refused_with_an_example(value: str) -> None:
+    with pytest.raises(ModelConfigError) as refused:
+        _read(pad=value)
+    assert "tideserve.pad: expected such as dim=0,edges=16/32/64" in str(refused.value)
+    assert str(refused.value).endswith(f"got {value!r}")
 
 
 def test_the_models_own_keys_are_not_read() -> None:

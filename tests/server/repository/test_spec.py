@@ -1,6 +1,7 @@
 """From complete configurations to specs."""
 
 from math import prod
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from tideserve.server.core.settings import BatchingMode
 from tideserve.server.errors import ModelConfigError
 from tideserve.server.model_spec import DATATYPE_BYTES, ModelSpec, TensorSpec
+from tideserve.server.padding import Padding
 from tideserve.server.repository.config_file import parse_config
 from tideserve.server.repository.found import FoundModel, FoundVersion
 from tideserve.server.repository.spec import build_spec, check_config, is_complete
@@ -227,3 +229,46 @@ def test_a_reshape_keeps_the_number_of_elements(dims: list[int], shape: list[int
     else:
         with pytest.raises(ModelConfigError, match="reshape: expected as many elements"):
             build_spec(_found(), VERSION, config)
+
+
+# --- tideserve.pad ------------------------------------------------------------------------------
+
+
+def _padded(pad: str, *, x: str = "dims: [-1, 4]", rows: int = 8) -> ModelSpec:
+    return _build(
+        f"""
+        max_batch_size: {rows}
+        input {{ name: "x" data_type: TYPE_INT32 {x} }}
+        input {{ name: "n" data_type: TYPE_FP32 dims: 1 }}
+        output {{ name: "y" data_type: TYPE_FP32 dims: [-1, 2] }}
+        output {{ name: "s" data_type: TYPE_STRING dims: -1 }}
+        parameters {{ key: "tideserve.pad" value {{ string_value: "{pad}" }} }}
+        """
+    )
+
+
+def test_what_is_padded_and_cut_is_what_leaves_the_dimension_open() -> None:
+    spec = _padded("dim=0,edges=4/8,value.x=7,cost=32")
+    assert spec.padding == Padding(0, (4, 8), {"x": b"\x07\0\0\0"}, frozenset({"y"}))
+    assert spec.settings.batch.max_batch_cost == 32
+
+
+@pytest.mark.parametrize(
+    ("pad", "options", "said"),
+    [
+        ("dim=1,edges=4", {}, "expected an input whose dims[1] is -1, got 'x' [-1, 4], 'n' [1]"),
+        ("dim=0,edges=4", {"rows": 0}, "expected a max_batch_size of 1 or more with it, got 0"),
+        ("dim=0,edges=4,value.n=1", {}, "value.n: expected a padded input, x"),
+        ("dim=0,edges=4,value=0.5", {}, "input 'x': expected a value that it has, got INT32"),
+        (
+            "dim=0,edges=4",
+            {"x": "dims: [-1, 4] reshape { shape: [-1, 2, 2] }"},
+            "expected an input whose dims[0] is -1",
+        ),
+    ],
+)
+def test_padding_that_cannot_be_is_refused(pad: str, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ModelConfigError) as refused:
+        _padded(pad, **options)
+    assert "parameters: tideserve.pad: " in str(refused.value)
+    assert said in str(refused.value)

@@ -1,6 +1,7 @@
 """Which replica gets which batch, decided when everything that happened is known."""
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import replace
 from heapq import nsmallest
 from math import inf
 from typing import Final
@@ -17,6 +18,7 @@ from tideserve.server.core.slo import LOOK_AHEAD, Outlook, choose_in_time
 
 # A batch for a replica that still computes is decided this long before it should be done.
 PREFETCH_LEAD_S: Final = 0.002
+_ANY_COST: Final = 1
 
 
 class Assignment:
@@ -80,9 +82,9 @@ class Assignment:
         own next outcome. What ends for it is added to `actions`."""
         settings = model.settings.batch
         if settings.mode is BatchingMode.SLO:
-            profile = model.profiles.get(replica.device)
+            profile = model.profiles.on(replica.device, _ANY_COST)
             # What nobody has timed is not waited with.
-            if profile is not None and profile.known:
+            if profile is not None:
                 return _decide_in_time(model, profile, replica, ready, actions, now_s)
         decision = choose(model.queue.waiting(), settings, cap_rows_of(model, replica), now_s)
         if isinstance(decision, Form) and replica.leases and not decision.full:
@@ -122,6 +124,7 @@ class Assignment:
             replica_id=replica.replica_id,
             requests=requests,
             rows=rows,
+            row_cost=requests[0].row_cost,
             given_s=now_s,
             started_s=now_s,
             sole=sole,
@@ -181,12 +184,16 @@ def _start_s(model: Model, replica: Replica, now_s: float) -> float | Wait | Non
 
 def _next_free_s(model: Model, replica: Replica, now_s: float) -> float:
     """When the batches in its hands should be done; now, if that is over or unknown."""
-    profile = model.profiles.get(replica.device)
-    if not replica.leases or profile is None or not profile.known:
-        return now_s
     leases = replica.leases.values()
-    took_s = [profile.typical_s(lease.rows) or 0.0 for lease in leases]
-    return max(now_s, next(iter(leases)).started_s + sum(took_s))
+    profiles = [model.profiles.on(replica.device, lease.row_cost) for lease in leases]
+    if not leases or profiles[0] is None:
+        return now_s
+    took_s = sum(
+        profile.typical_s(lease.rows) or 0.0
+        for profile, lease in zip(profiles, leases, strict=True)
+        if profile is not None
+    )
+    return max(now_s, next(iter(leases)).started_s + took_s)
 
 
 def _outlook(
@@ -200,19 +207,34 @@ def _outlook(
     settings = model.settings.batch
     target_s = settings.target_s
     assert target_s is not None, "mode SLO has a target"
-    table_s = profile.table(max(1, settings.max_batch_rows))
+    most_rows = max(1, settings.max_batch_rows)
     margin_s = model.margin_s()
     others = (_next_free_s(model, other, now_s) for other in ready if other is not replica)
-    return Outlook(
-        table_s=table_s,
+    every = Outlook(
+        table_s=profile.table(most_rows),
         target_s=target_s,
         replicas=len(ready),
         idle=sum(not other.leases for other in ready),
         start_s=start_s,
-        slack_s=max(0.0, table_s[1] + margin_s - target_s) - margin_s,
+        slack_s=_slack_s(profile.table(most_rows), target_s, margin_s),
         rows_per_s=model.arrivals.rows_per_s(now_s),
         next_free_s=tuple(nsmallest(LOOK_AHEAD, others)),
     )
+    costs = model.profiles.costs(replica.device)
+    if not costs:
+        return every
+    by_cost = {}
+    for cost in costs:
+        own = model.profiles.on(replica.device, cost)
+        if own is not None:
+            table_s = own.table(most_rows)
+            slack_s = _slack_s(table_s, target_s, margin_s)
+            by_cost[cost] = replace(every, table_s=table_s, slack_s=slack_s)
+    return replace(every, by_cost=by_cost)
+
+
+def _slack_s(table_s: Sequence[float], target_s: float, margin_s: float) -> float:
+    return max(0.0, table_s[1] + margin_s - target_s) - margin_s
 
 
 def _preference(replica: Replica) -> tuple[int, int]:
@@ -222,5 +244,5 @@ def _preference(replica: Replica) -> tuple[int, int]:
 def _free_at_s(model: Model, replica: Replica) -> float:
     """When the batch in its hands should be done; -inf if nothing is learned."""
     lease = next(iter(replica.leases.values()))
-    learned_s = model.profile.latency_s(lease.rows)
+    learned_s = model.profiles.of(lease.row_cost).latency_s(lease.rows)
     return -inf if learned_s is None else lease.started_s + learned_s

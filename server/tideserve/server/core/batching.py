@@ -85,6 +85,7 @@ def _gather(waiting: Iterable[Request], settings: BatchSettings, cap_rows: int) 
             rows = request.rows
             payload_bytes = request.payload_bytes
             signature = request.signature
+            cap_rows = settings.capped_rows(cap_rows, request.row_cost)
             if settings.max_batch_rows == 0 or rows >= cap_rows:
                 return _Gathered(batch, rows, True, others)
             continue

@@ -23,6 +23,7 @@ class Lease:
     replica_id: str
     requests: tuple[Request, ...]
     rows: int
+    row_cost: int
     given_s: float
     started_s: float
     sole: bool

@@ -17,6 +17,7 @@ from tideserve.server.core.arrivals import ArrivalRate
 from tideserve.server.core.leases import Lease
 from tideserve.server.core.ordering import OrderKeeper
 from tideserve.server.core.profile import Profile
+from tideserve.server.core.profiles import Profiles
 from tideserve.server.core.queue import ModelQueue
 from tideserve.server.core.request import Request
 from tideserve.server.core.rolling import Rolling
@@ -44,15 +45,18 @@ class Model:
     settings: ModelSettings
     queue: ModelQueue
     ordering: OrderKeeper | None
-    profile: Profile = field(default_factory=Profile)
-    profiles: dict[str, Profile] = field(default_factory=dict)
-    """The same by device, in mode SLO."""
+    profiles: Profiles
     overhead_s: Rolling = field(default_factory=lambda: Rolling(_MARGIN_WINDOW))
     arrivals: ArrivalRate = field(default_factory=ArrivalRate)
     leased_requests: int = 0
     decide_at_s: float = inf
     earliest_free_s: float = -inf
     """When the first replica can begin something new, as of the last decision in mode SLO."""
+
+    @property
+    def profile(self) -> Profile:
+        """l(b) over all devices and lengths."""
+        return self.profiles.every
 
     def admit(self, request: Request, now_s: float) -> RejectReason | None:
         """Queues a request, or says which bound stands in the way (R2). Answers that are held
@@ -74,10 +78,9 @@ class Model:
 
     def learn(self, lease: Lease, device: str, latency_s: float, now_s: float) -> None:
         """A batch took so long at its replica."""
-        self.profile.observe(lease.rows, latency_s)
+        self.profiles.observe(device, lease.row_cost, lease.rows, latency_s)
         if self.settings.batch.mode is not BatchingMode.SLO:
             return
-        self.profiles.setdefault(device, Profile()).observe(lease.rows, latency_s)
         # Of one that was prefetched the way to the replica is not in it; when that makes the
         # margin too short nothing is prefetched in time any more, and it is measured again.
         self.overhead_s.add(max(0.0, now_s - lease.started_s - latency_s))
@@ -85,14 +88,7 @@ class Model:
     def learn_warm_up(self, device: str, points: Iterable[tuple[int, float]]) -> None:
         """(rows, seconds) of a replica's own batches before it was READY: better than nothing,
         and only that."""
-        points = list(points)
-        profiles = [self.profile]
-        if self.settings.batch.mode is BatchingMode.SLO:
-            profiles.append(self.profiles.setdefault(device, Profile()))
-        for profile in profiles:
-            if not profile.known:
-                for rows, latency_s in points:
-                    profile.observe(rows, latency_s)
+        self.profiles.observe_first(device, points)
 
     def margin_s(self) -> float:
         """What an answer needs beside its batch's time: measured."""
@@ -175,7 +171,7 @@ class Model:
         settings = self.settings.batch
         if settings.mode is not BatchingMode.SLO or self.earliest_free_s <= now_s:
             return False
-        latency_s = self.profile.latency_s(max(1, request.rows))
+        latency_s = self.profiles.of(request.row_cost).latency_s(max(1, request.rows))
         if latency_s is None:
             return False
         due_s = request.deadline_s

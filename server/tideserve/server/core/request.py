@@ -25,6 +25,8 @@ class Request:
     """Past it the request expires, unless a replica has it."""
     timeout_s: float | None = None
     """The caller's `timeout` parameter, in force where the queue policy allows it."""
+    row_cost: int = 1
+    """What each of its rows costs: its length with its padding, where rows are padded."""
 
     queue_deadline_s: float = inf
     """Deadline and queue policy together; for a delayed request the deadline alone."""

@@ -27,10 +27,11 @@ from tideserve.server.core.membership import Membership
 from tideserve.server.core.model import Model
 from tideserve.server.core.ordering import OrderKeeper
 from tideserve.server.core.outcomes import Outcome
+from tideserve.server.core.profiles import Profiles
 from tideserve.server.core.queue import ModelQueue
 from tideserve.server.core.replicas import Exchange, Replica, ReplicaState
 from tideserve.server.core.request import Request
-from tideserve.server.core.settings import ModelSettings
+from tideserve.server.core.settings import BatchingMode, ModelSettings
 from tideserve.server.core.settlement import (
     ReturnCause,
     give_back,
@@ -62,9 +63,12 @@ class Scheduler:
     def add_model(self, key: Hashable, settings: ModelSettings) -> None:
         """Opens a queue, once for each key."""
         assert key not in self.models, f"{key} has a queue already"
-        ordering = OrderKeeper() if settings.batch.preserve_ordering else None
+        batch = settings.batch
         self.models[key] = Model(
-            settings, ModelQueue(settings.queue, settings.batch.target_s), ordering
+            settings,
+            ModelQueue(settings.queue, batch.target_s),
+            OrderKeeper() if batch.preserve_ordering else None,
+            Profiles(by_device=batch.mode is BatchingMode.SLO),
         )
 
     def remove_model(self, key: Hashable, detail: str) -> list[Action]:

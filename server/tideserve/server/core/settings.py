@@ -70,6 +70,7 @@ class BatchSettings:
     """How requests of one model version become batches.
 
     `max_batch_rows` 0: the model has no batch dimension, every request travels alone.
+    `max_batch_cost` None: any; else rows times what each costs, which a request alone may exceed.
     `preferred_rows` ascends. `target_s`: from arrival to answer, set in mode SLO, and
     `on_late` is of that mode.
     """
@@ -80,8 +81,15 @@ class BatchSettings:
     max_queue_delay_s: float = 0.0
     preserve_ordering: bool = False
     max_lease_bytes: int = 32 * 1024 * 1024
+    max_batch_cost: int | None = None
     target_s: float | None = None
     on_late: OnLate = OnLate.SERVE
+
+    def capped_rows(self, cap_rows: int, row_cost: int) -> int:
+        """The most rows of that cost in a batch; `cap_rows` bounds it too, 0 stays 0."""
+        if self.max_batch_cost is None:
+            return cap_rows
+        return min(cap_rows, max(1, self.max_batch_cost // max(1, row_cost)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ out when there are too many (`_window`), and that those are served late where th
 """
 
 from bisect import bisect_right
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import nsmallest
 from itertools import islice
@@ -35,7 +35,8 @@ class Outlook:
     them with empty hands, this one included if it is. `start_s`: when this replica could
     begin; `next_free_s`: when the others could, ascending. `slack_s` is added to what is due:
     negative for the margin of link and loop, and at least what makes one row alone feasible,
-    or a target below l(1) would leave nothing to serve. `rows_per_s`: arrivals.
+    or a target below l(1) would leave nothing to serve. `rows_per_s`: arrivals. `by_cost`: the
+    same for rows of which each costs so much, where that differs.
     """
 
     table_s: Sequence[float]
@@ -46,6 +47,11 @@ class Outlook:
     slack_s: float = 0.0
     rows_per_s: float = 0.0
     next_free_s: tuple[float, ...] = ()
+    by_cost: Mapping[int, "Outlook"] = field(default_factory=dict)
+
+    def of(self, row_cost: int) -> "Outlook":
+        """For rows of that cost; this one where nobody timed them."""
+        return self.by_cost.get(row_cost, self)
 
     def rows_within(self, seconds: float) -> int:
         """The most rows that take no longer."""
@@ -96,11 +102,13 @@ def choose_in_time(
     groups, out = _feasible(on_time, cap_rows, outlook)
     until_s = None
     for group in groups:
-        found = _decide(group, settings, cap_rows, outlook, now_s)
+        cost = group[0].row_cost
+        fits_rows, own = settings.capped_rows(cap_rows, cost), outlook.of(cost)
+        found = _decide(group, settings, fits_rows, own, now_s)
         out += found.late
         match found.decision:
             case Form(requests, rows):
-                return Choice(_topped_up(requests, rows, late, settings, cap_rows, outlook), out)
+                return Choice(_topped_up(requests, rows, late, settings, fits_rows, own), out)
             case Wait(due_s):
                 until_s = due_s if until_s is None else min(until_s, due_s)
             case None:
@@ -121,8 +129,9 @@ def _feasible(
     groups: dict[Hashable, list[Request]] = {}
     late: list[Request] = []
     for request in islice(on_time, _SCAN_BATCHES * cap_rows + 64):
-        alone_s = outlook.table_s[min(request.rows, len(outlook.table_s) - 1)]
-        if _left_s(request, outlook) + _ROUNDING_S < alone_s:
+        own = outlook.of(request.row_cost) if outlook.by_cost else outlook
+        alone_s = own.table_s[min(request.rows, len(own.table_s) - 1)]
+        if _left_s(request, own) + _ROUNDING_S < alone_s:
             late.append(request)
         else:
             groups.setdefault(request.signature, []).append(request)
@@ -253,7 +262,9 @@ def _late_batch(
     if not waiting:
         return None
     same = [request for request in waiting if request.signature == waiting[0].signature]
-    taken = _prefix(same, 0, settings, min(cap_rows, outlook.best_rows))
+    cost = same[0].row_cost
+    most_rows = min(settings.capped_rows(cap_rows, cost), outlook.of(cost).best_rows)
+    taken = _prefix(same, 0, settings, most_rows)
     return Form(tuple(same[: taken.end]), taken.rows, full=True)
 
 

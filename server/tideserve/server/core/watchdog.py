@@ -44,7 +44,9 @@ def verdict(replica: Replica, models: Models, now_s: float) -> str | None:
     if replica.leases:
         lease = next(iter(replica.leases.values()))
         model = models[lease.model]
-        limit_s = max_batch_time_s(model.settings.lease, model.profile, lease.rows)
+        limit_s = max_batch_time_s(
+            model.settings.lease, model.profiles.of(lease.row_cost), lease.rows
+        )
         if now_s - lease.started_s > limit_s:
             return f"a batch of {lease.rows} rows took more than {limit_s:g} s"
     return None

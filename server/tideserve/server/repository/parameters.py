@@ -5,7 +5,7 @@ All other keys are the model's own.
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Final, TypeVar
 
@@ -24,18 +24,31 @@ KEYS: Final = (
     "tideserve.max_lease_bytes",
     "tideserve.latency_target",
     "tideserve.on_late",
+    "tideserve.pad",
 )
 # Known, accepted, and not acted on yet.
-LATER_KEYS: Final = (
-    "tideserve.pad_buckets",
-    "tideserve.lease_seconds",
-)
+LATER_KEYS: Final = ("tideserve.lease_seconds",)
 _MAX_COUNT: Final = 2**31 - 1
 _MAX_QUEUE_BYTES: Final = 2**40
 _MAX_BATCH_TIME_S: Final = 86_400.0
 _MAX_LATENCY_TARGET_S: Final = 3600.0
+_MAX_DIM: Final = 31
+# Each is timed apart, on each device.
+_MAX_EDGES: Final = 64
 
 _T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Pad:
+    """Of `tideserve.pad`: `dim` of a tensor's dims, the buckets' `edges`, ascending, what to fill
+    up with (`value`, and by input), and the most rows x length of a batch."""
+
+    dim: int
+    edges: tuple[int, ...]
+    value: float = 0.0
+    values: Mapping[str, float] = field(default_factory=dict)
+    cost: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +64,7 @@ class Parameters:
     max_lease_bytes: int | None = None
     latency_target_s: float | None = None
     on_late: OnLate | None = None
+    pad: Pad | None = None
 
 
 def read_parameters(parameters: Mapping[str, ModelParameter], source: str) -> Parameters:
@@ -70,6 +84,7 @@ def read_parameters(parameters: Mapping[str, ModelParameter], source: str) -> Pa
         max_lease_bytes=reader.integer("tideserve.max_lease_bytes", _MAX_COUNT),
         latency_target_s=reader.seconds("tideserve.latency_target", _MAX_LATENCY_TARGET_S),
         on_late=reader.on_late("tideserve.on_late"),
+        pad=reader.pad("tideserve.pad"),
     )
 
 
@@ -108,6 +123,14 @@ class _Reader:
     def integer(self, key: str, most: int) -> int | None:
         return self._read(key, lambda text: _integer(text, most), f"an integer from 1 to {most}")
 
+    def pad(self, key: str) -> Pad | None:
+        return self._read(
+            key,
+            _pad,
+            "such as dim=0,edges=16/32/64,value=0,cost=4096: dim from 0, edges ascending, "
+            "value and value.INPUT numbers, cost from 1; dim and edges are needed",
+        )
+
     def _read(self, key: str, read: Callable[[str], _T | None], expected: str) -> _T | None:
         if key not in self._values:
             return None
@@ -127,7 +150,45 @@ def _number(text: str, most: float) -> float | None:
     return value if 0 < value <= most else None
 
 
-def _integer(text: str, most: int) -> int | None:
+def _integer(text: str, most: int, least: int = 1) -> int | None:
     if re.fullmatch(r"[0-9]{1,18}", text, re.ASCII) is None:
         return None
-    return int(text) if 1 <= int(text) <= most else None
+    return int(text) if least <= int(text) <= most else None
+
+
+def _pad(text: str) -> Pad | None:
+    pairs = [part.partition("=") for part in text.split(",")]
+    given = {name.strip(): value.strip() for name, _, value in pairs}
+    if len(given) < len(pairs):
+        return None
+    dim = _integer(given.pop("dim", ""), _MAX_DIM, least=0)
+    edges = _edges(given.pop("edges", ""))
+    value = _pad_value(given.pop("value", "0"))
+    cost_text = given.pop("cost", None)
+    cost = None if cost_text is None else _integer(cost_text, _MAX_QUEUE_BYTES)
+    values: dict[str, float] = {}
+    for name, of_input in given.items():
+        found = _pad_value(of_input)
+        if found is None or not name.startswith("value."):
+            return None
+        values[name.removeprefix("value.")] = found
+    if dim is None or edges is None or value is None or (cost_text is not None and cost is None):
+        return None
+    return Pad(dim, edges, value, values, cost)
+
+
+def _edges(text: str) -> tuple[int, ...] | None:
+    edges: list[int] = []
+    for part in text.split("/"):
+        edge = _integer(part.strip(), _MAX_COUNT)
+        if edge is None or (edges and edge <= edges[-1]):
+            return None
+        edges.append(edge)
+    return tuple(edges) if len(edges) <= _MAX_EDGES else None
+
+
+def _pad_value(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None

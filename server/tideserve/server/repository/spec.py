@@ -6,6 +6,7 @@ from tideserve.server.errors import ModelConfigError
 from tideserve.server.model_spec import ModelSpec, TensorSpec
 from tideserve.server.repository.backends import platform_of
 from tideserve.server.repository.found import FoundModel, FoundVersion
+from tideserve.server.repository.padding import padding_of
 from tideserve.server.repository.parameters import read_parameters
 from tideserve.server.repository.settings import model_settings
 from tideserve.server.repository.unsupported import refuse_unservable
@@ -54,6 +55,9 @@ def build_spec(found: FoundModel, version: FoundVersion, config: ModelConfig) ->
     refuse_unservable(config, source)
     _check_tensors(config, source)
     _check_completed(config, source)
+    inputs = tuple(_tensor_spec(tensor, tensor.optional) for tensor in config.input)
+    outputs = tuple(_tensor_spec(tensor, optional=False) for tensor in config.output)
+    own = read_parameters(config.parameters, source)
     kept = ModelConfig()
     kept.CopyFrom(config)
     kept.name = found.name
@@ -66,12 +70,17 @@ def build_spec(found: FoundModel, version: FoundVersion, config: ModelConfig) ->
         platform=platform_of(config, found.backend),
         backend=found.backend,
         max_batch_size=config.max_batch_size,
-        inputs=tuple(_tensor_spec(tensor, tensor.optional) for tensor in config.input),
-        outputs=tuple(_tensor_spec(tensor, optional=False) for tensor in config.output),
+        inputs=inputs,
+        outputs=outputs,
         config=kept,
         settings=model_settings(config, source, complete=True),
         instance_count=_instance_count(config, source),
-        latency_target_s=read_parameters(config.parameters, source).latency_target_s,
+        latency_target_s=own.latency_target_s,
+        padding=(
+            padding_of(own.pad, inputs, outputs, config.max_batch_size, source)
+            if own.pad is not None
+            else None
+        ),
     )
 
 

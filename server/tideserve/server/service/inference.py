@@ -210,6 +210,7 @@ class InferenceService:
             rows=plan.rows,
             payload_bytes=inputs.payload_bytes,
             signature=plan.signature,
+            row_cost=plan.row_cost,
             arrived_s=now_s,
             priority=plan.priority,
             deadline_s=deadline_s,

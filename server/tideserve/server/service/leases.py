@@ -25,7 +25,7 @@ def encode_dispatch(action: Dispatch, model: Model, entry: ModelEntry, now_s: fl
     """The answer of the Exchange that takes a lease."""
     lease = action.lease
     assert entry.spec is not None
-    limit_s = max_batch_time_s(model.settings.lease, model.profile, lease.rows)
+    limit_s = max_batch_time_s(model.settings.lease, model.profiles.of(lease.row_cost), lease.rows)
     message = Lease(
         lease_id=lease.lease_id,
         rows=lease.rows,

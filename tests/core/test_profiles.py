@@ -1,0 +1,56 @@
+"""l(b) by device and by what a row costs: what is told apart, and what stands in for the rest."""
+
+from tideserve.server.core.profiles import MAX_KINDS, Profiles
+
+
+def test_batches_of_other_lengths_and_devices_are_told_apart() -> None:
+    profiles = Profiles(by_device=True)
+    profiles.observe("gpu:0", 16, 4, 0.010)
+    profiles.observe("gpu:0", 128, 4, 0.080)
+    profiles.observe("gpu:1", 16, 4, 0.002)
+    short, long = profiles.on("gpu:0", 16), profiles.on("gpu:0", 128)
+    assert short is not None
+    assert long is not None
+    assert (short.latency_s(4), long.latency_s(4)) == (0.010, 0.080)
+    assert sorted(profiles.costs("gpu:0")) == [16, 128]
+    assert profiles.costs("gpu:1") == [16]
+    profiles.observe("gpu:1", 32, 4, 0.003)
+    assert profiles.of(32).latency_s(4) == 0.003  # whatever the device
+
+
+def test_what_was_never_seen_is_as_what_is_next_to_it() -> None:
+    profiles = Profiles(by_device=True)
+    profiles.observe("cpu", 16, 1, 0.010)
+    of_the_device = profiles.on("cpu", 64)
+    assert of_the_device is profiles.on("cpu", 1)
+    assert of_the_device is not None
+    assert of_the_device.latency_s(1) == 0.010
+    assert profiles.of(64) is profiles.every
+    assert profiles.on("gpu:0", 16) is None
+
+
+def test_without_padding_and_targets_there_is_one_profile() -> None:
+    profiles = Profiles()
+    profiles.observe("cpu", 1, 2, 0.010)
+    assert profiles.costs("cpu") == []
+    assert profiles.on("cpu", 1) is None
+    assert profiles.every.latency_s(2) == 0.010
+
+
+def test_a_warm_up_is_learned_only_by_those_that_know_nothing() -> None:
+    profiles = Profiles(by_device=True)
+    profiles.observe("cpu", 1, 1, 0.010)
+    profiles.observe_first("cpu", [(1, 5.0)])
+    profiles.observe_first("gpu:0", iter([(1, 5.0)]))
+    assert profiles.every.latency_s(1) == 0.010
+    other = profiles.on("gpu:0", 1)
+    assert other is not None
+    assert other.latency_s(1) == 5.0
+
+
+def test_lengths_that_callers_make_up_are_bounded() -> None:
+    profiles = Profiles(by_device=True)
+    for length in range(2, 3 * MAX_KINDS):
+        profiles.observe("cpu", length, 1, 0.010)
+    assert len(profiles.costs("cpu")) <= MAX_KINDS
+    assert profiles.of(3 * MAX_KINDS - 1) is profiles.every

@@ -1,0 +1,161 @@
+"""Padding: joined batches, cut answers, and which bytes fill them up."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.server.samples import add_input, make_spec
+from tideserve.server.batch import BatchOutputs, encode_lease
+from tideserve.server.errors import InvalidRequestError
+from tideserve.server.model_spec import ModelSpec, TensorSpec
+from tideserve.server.padding import Padding, pad_element
+from tideserve.server.payload import fill, read_inputs
+from tideserve.v1.inference_pb2 import ModelInferRequest, ModelInferResponse
+from tideserve.v1.replica_pb2 import ExchangeResponse, Lease, Tensor
+
+EDGES = (4, 8)
+
+
+def spec_of(dim: int = 0) -> ModelSpec:
+    """Two inputs that are padded, with 7 and 0; the first comes back, and one of fixed size."""
+    open_dims = tuple(-1 if at == dim else 3 for at in range(2))
+    spec = make_spec(
+        [TensorSpec("ids", "INT32", open_dims), TensorSpec("mask", "BOOL", open_dims)],
+        [TensorSpec("ids", "INT32", open_dims), TensorSpec("score", "FP32", (2,))],
+    )
+    seven = np.int32(7).tobytes()
+    padding = Padding(dim, EDGES, {"ids": seven, "mask": b"\0"}, frozenset({"ids"}))
+    return ModelSpec(
+        **{name: getattr(spec, name) for name in ModelSpec.__slots__ if name != "padding"},
+        padding=padding,
+    )
+
+
+def request_of(ids: np.ndarray, mask: np.ndarray) -> ModelInferRequest:
+    request = ModelInferRequest(model_name="m")
+    add_input(request, "ids", "INT32", ids.shape, ids.tobytes())
+    add_input(request, "mask", "BOOL", mask.shape, mask.tobytes())
+    return request
+
+
+def array_of(tensor: Tensor) -> np.ndarray:
+    dtype = {"INT32": "<i4", "BOOL": "?"}[tensor.datatype]
+    return np.frombuffer(tensor.data, dtype).reshape(tuple(tensor.shape))
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.integers(0, 1),
+    st.lists(st.tuples(st.integers(1, 3), st.integers(0, 4)), min_size=1, max_size=4),
+    st.integers(0, 2**32 - 1),
+)
+def test_r4_each_caller_gets_its_own_rows_as_long_as_they_were(
+    dim: int, sizes: list[tuple[int, int]], seed: int
+) -> None:
+    spec = spec_of(dim)
+    chance = np.random.default_rng(seed)
+    given_ids = []
+    for rows, length in sizes:
+        shape = (rows, length, 3) if dim == 0 else (rows, 3, length)
+        given_ids.append(chance.integers(-100, 100, shape, np.int32))
+    callers = [read_inputs(request_of(ids, ids > 0), spec) for ids in given_ids]
+    assert len({caller.plan.signature for caller in callers}) == 1
+    assert {caller.plan.row_cost for caller in callers} == {4}
+    rows = sum(rows for rows, _ in sizes)
+    lease = ExchangeResponse.FromString(
+        encode_lease(1, [], Lease(lease_id=1, rows=rows), callers, spec)
+    ).lease
+    ids, mask = map(array_of, lease.inputs)
+    assert ids.shape == mask.shape == ((rows, 4, 3) if dim == 0 else (rows, 3, 4))
+    assert sum(c.payload_bytes for c in callers) == ids.nbytes + mask.nbytes
+    lost = sum(own.size for own in given_ids)
+    assert int((ids == 7).sum()) >= ids.size - lost
+    assert int(mask.sum()) == sum(int((own > 0).sum()) for own in given_ids)
+
+    score = np.arange(2 * rows, dtype=np.float32).reshape(rows, 2)
+    outputs = BatchOutputs(
+        [
+            Tensor(name="ids", datatype="INT32", shape=ids.shape, data=ids.tobytes()),
+            Tensor(name="score", datatype="FP32", shape=score.shape, data=score.tobytes()),
+        ],
+        spec,
+        rows,
+    )
+    first_row = 0
+    for caller, own in zip(callers, given_ids, strict=True):
+        answer = ModelInferResponse.FromString(
+            outputs.encode(caller.plan, "", first_row, final_flag=False)
+        )
+        assert tuple(answer.outputs[0].shape) == own.shape
+        assert answer.raw_output_contents[0] == own.tobytes()
+        last_row = first_row + own.shape[0]
+        assert answer.raw_output_contents[1] == score[first_row:last_row].tobytes()
+        first_row = last_row
+
+
+def test_buckets_wait_apart_and_what_is_longer_than_all_goes_as_it_is() -> None:
+    spec = spec_of()
+    plans = []
+    for length in (4, 5, 8, 9, 20):
+        ids = np.zeros((1, length, 3), np.int32)
+        plans.append(read_inputs(request_of(ids, ids > 0), spec).plan)
+    assert [plan.row_cost for plan in plans] == [4, 8, 8, 9, 20]
+    assert len({plan.signature for plan in plans}) == 4
+    assert [plan.padding_bytes for plan in plans] == [0, 3 * 3 * 5, 0, 0, 0]
+
+
+def test_a_known_plan_is_filled_with_the_same_padding() -> None:
+    ids = np.ones((1, 3, 3), np.int32)
+    read = read_inputs(request_of(ids, ids > 0), spec_of())
+    again = fill(read.plan, [ids.tobytes(), (ids > 0).tobytes()])
+    assert again is not None
+    assert again.payload_bytes == read.payload_bytes == (4 + 1) * 3 * 4
+
+
+def test_an_output_that_is_not_as_long_as_the_bucket_is_left_alone() -> None:
+    spec = spec_of()
+    ids = np.ones((1, 3, 3), np.int32)
+    caller = read_inputs(request_of(ids, ids > 0), spec)
+    pooled = np.arange(6, dtype=np.int32).reshape(1, 2, 3)
+    outputs = BatchOutputs(
+        [Tensor(name="ids", datatype="INT32", shape=pooled.shape, data=pooled.tobytes())], spec, 1
+    )
+    answer = ModelInferResponse.FromString(outputs.encode(caller.plan, "", 0, final_flag=False))
+    assert tuple(answer.outputs[0].shape) == (1, 2, 3)
+    assert answer.raw_output_contents[0] == pooled.tobytes()
+
+
+def test_inputs_of_different_lengths_are_refused() -> None:
+    ids, mask = np.ones((1, 3, 3), np.int32), np.ones((1, 2, 3), np.bool_)
+    with pytest.raises(InvalidRequestError) as refused:
+        read_inputs(request_of(ids, mask), spec_of())
+    assert str(refused.value) == (
+        "model 'm': expected the same size of dimension 1, which is padded, in every input, "
+        "got 3 in 'ids', 2 in 'mask'"
+    )
+
+
+@pytest.mark.parametrize(
+    ("datatype", "value", "expected"),
+    [
+        ("INT64", -1.0, np.int64(-1).tobytes()),
+        ("UINT8", 255.0, b"\xff"),
+        ("UINT8", 256.0, None),
+        ("UINT8", -1.0, None),
+        ("INT32", 0.5, None),
+        ("INT32", float("nan"), None),
+        ("BOOL", 1.0, b"\x01"),
+        ("BOOL", 2.0, None),
+        ("FP16", -0.5, np.float16(-0.5).tobytes()),
+        ("FP32", float("-inf"), np.float32("-inf").tobytes()),
+        ("FP64", 0.1, np.float64(0.1).tobytes()),
+        ("BF16", -2.0, b"\x00\xc0"),
+        ("BF16", 0.1, None),
+        ("BYTES", 0.0, None),
+    ],
+)
+def test_the_pad_value_is_one_of_the_datatype(
+    datatype: str, value: float, expected: bytes | None
+) -> None:
+    assert pad_element(datatype, value) == expected
