@@ -2,6 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
@@ -19,8 +21,9 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 from numpy.typing import NDArray
 
 from examples.train.split import Digits, split
+from tests.e2e.model_folder import write_model
 from tests.e2e.running import running
-from tests.e2e.server import EXAMPLES, Server
+from tests.e2e.server import EXAMPLES, Server, wait_until
 from tideserve.client import Client
 from tideserve.client.aio import Client as AioClient
 from tideserve.v1.methods import CONTROL_SERVICE, INFERENCE_SERVICE, REPLICA_SERVICE
@@ -317,6 +320,51 @@ def test_failures_are_counted(triton_client: Any) -> None:
     after = triton_client.get_inference_statistics("identity").model_stats[0]
     assert after.inference_stats.fail.count == before.inference_stats.fail.count + 1
     assert after.inference_count == before.inference_count
+
+
+def test_missed_deadlines_are_failures_that_expired(
+    start_server: Callable[..., Server], tmp_path: Path, front: str
+) -> None:
+    config = """
+    backend: "python"
+    max_batch_size: 1
+    input { name: "IN" data_type: TYPE_FP32 dims: 1 }
+    output { name: "OUT" data_type: TYPE_FP32 dims: 1 }
+    instance_group { count: 2 }
+    """
+    source = (
+        "import time\nclass Model:\n    def load(self, context): pass\n"
+        "    def infer(self, inputs):\n        time.sleep(0.6)\n"
+        "        return {'OUT': inputs['IN']}\n    def unload(self): pass\n"
+    )
+    write_model(tmp_path / "models", "slow", config, source)
+    server = start_server(tmp_path / "models", f"--front={front}")
+    # instance_group's count, where no --replicas is given.
+    wait_until(lambda: len(server.ready_pids("slow")) == 2, 20, lambda: server.log)
+    with triton.InferenceServerClient(server.address) as client, ThreadPoolExecutor(6) as pool:
+        tensor = triton.InferInput("IN", (1, 1), "FP32")
+        tensor.set_data_from_numpy(np.ones((1, 1), np.float32))
+
+        def ask(timeout_s: float) -> str:
+            try:
+                client.infer("slow", [tensor], client_timeout=timeout_s)
+            except triton.InferenceServerException as error:
+                return str(error.status())
+            return "answered"
+
+        # Two that compute and two that wait miss theirs; the others are answered after them.
+        ends = list(pool.map(ask, [0.3] * 4 + [20.0] * 2))
+        assert ends == ["StatusCode.DEADLINE_EXCEEDED"] * 4 + ["answered"] * 2
+
+        def settled() -> bool:
+            stats = client.get_inference_statistics("slow").model_stats[0].inference_stats
+            return bool(stats.fail.count == 4)
+
+        wait_until(settled, 5, lambda: str(client.get_inference_statistics("slow")))
+        stats = client.get_inference_statistics("slow").model_stats[0].inference_stats
+        assert stats.success.count == stats.compute_infer.count == 2
+    (model,) = server.snapshot().models
+    assert (model.expired, model.cancelled) == (4, 0)
 
 
 def test_reflection_tells_clients_without_our_files_the_real_names(server: Server) -> None:

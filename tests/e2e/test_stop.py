@@ -76,6 +76,7 @@ def test_what_was_admitted_is_answered_and_later_calls_are_turned_away(
         else:
             server.send(number)
         wait_until(lambda: "stopping: finishing" in server.log, 5)
+        assert not client.is_model_ready("slow")
         with pytest.raises(Unavailable, match="stopping"):
             client.infer("slow", {"IN": np.zeros((1, 1), np.float32)})
         _check_answers(calls)

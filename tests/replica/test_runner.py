@@ -20,6 +20,7 @@ from tests.replica.batches import (
 )
 from tideserve.replica.errors import BadOutputError, LoadError
 from tideserve.replica.model_io import model_io
+from tideserve.replica.runner import FRAME_BYTES
 from tideserve.replica.wire import Lease, TensorIn
 from tideserve.v1.model_config_pb2 import ModelConfig
 from tideserve.v1.replica_pb2 import BatchFailure, Outcome
@@ -220,14 +221,13 @@ def test_an_output_that_does_not_fit_is_named(given: Any, sentence: str) -> None
     assert failure_of(outcome) == (BatchFailure.BAD_OUTPUT, sentence)
 
 
-@pytest.mark.parametrize(
-    ("rows", "kind"), [(2, BatchFailure.OUT_OF_MEMORY), (1, BatchFailure.BAD_OUTPUT)]
-)
-def test_outputs_over_the_message_limit_are_halved_while_they_can_be(rows: int, kind: int) -> None:
-    given = lease({"x": np.zeros((rows, 2000), np.float32)}, rows)
+def test_outputs_over_the_message_limit_are_a_failure_of_their_own() -> None:
+    given = lease({"x": np.zeros((2, 2000), np.float32)}, 2)
     outcome = run(identity(dims=(2000,)), lambda x: {"y": x["x"]}, given, 10_000)
-    assert failure_of(outcome)[0] == kind
-    assert "less than 10000 bytes" in failure_of(outcome)[1]
+    kind, words = failure_of(outcome)
+    assert kind == BatchFailure.OUTPUT_TOO_LARGE
+    assert f"expected at most {10_000 - FRAME_BYTES} bytes of outputs" in words
+    assert words.endswith("for 2 rows")
 
 
 # --- models that raise --------------------------------------------------------------------------

@@ -184,7 +184,9 @@ class World:
                 self.front,
                 self.mailbox.post,
             ),
-            metadata=MetadataService(self.models, "1.0", self.models.all_ready),
+            metadata=MetadataService(
+                self.models, "1.0", self.models.all_ready, lambda: not inference.stopping
+            ),
             health=HealthService(self.models, lambda: not inference.stopping),
             reflection=ReflectionService(),
         )

@@ -251,6 +251,27 @@ def test_a_cancelled_request_never_reaches_a_replica() -> None:
     assert world.services.inference.open_calls == 0
 
 
+@pytest.mark.parametrize("gone_after_s", [0.99, 1.5])
+def test_a_caller_who_goes_at_its_deadline_has_expired_and_one_before_was_cancelled(
+    gone_after_s: float,
+) -> None:
+    world = World()
+    replica = world.replica()
+    late, early = world.infer(time_left_s=1.0), world.infer(time_left_s=100.0)
+    lease = replica.lease(replica.exchange())
+    world.now_s += gone_after_s
+    world.cancel(late)
+    world.cancel(early)
+    replica.exchange(echo(lease))
+
+    stats = world.stats
+    assert (stats.expired, stats.cancelled, stats.success.count) == (1, 1, 0)
+    assert stats.fail.count == 2
+    assert stats.fail.ns == pytest.approx(2e9 * gone_after_s)
+    # Computed for nobody: rows and executions count, requests do not.
+    assert (stats.inferences, stats.executions, stats.compute_infer.count) == (2, 1, 0)
+
+
 def test_a_cancelled_batch_mate_costs_the_others_nothing() -> None:
     world = World()
     replica = world.replica()

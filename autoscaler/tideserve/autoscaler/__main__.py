@@ -48,11 +48,14 @@ def autoscale(
         ),
     ] = None,
     replicas: Annotated[
-        int,
+        int | None,
         typer.Option(
-            min=0, max=MAX_REPLICAS, help="Without a file: replicas of each model version."
+            min=0,
+            max=MAX_REPLICAS,
+            help="Without a file: replicas of each model version; by default as many as the "
+            "instance_group of its config.pbtxt says, else 1.",
         ),
-    ] = 1,
+    ] = None,
     threads: Annotated[
         int | None,
         typer.Option(
@@ -122,7 +125,7 @@ def autoscale(
         rules = Rules(start_timeout_s=start_timeout_s)
         policy: Policy
         if config is None:
-            count = threads or max(1, len(os.sched_getaffinity(0)) // max(1, replicas))
+            count = threads or max(1, len(os.sched_getaffinity(0)) // max(1, replicas or 1))
             policy, rules = FixedCount(replicas), replace(rules, devices=_devices(gpus, count))
         else:
             policy, rules = ElasticPolicy(config.scaling()), rules_of(config, rules)

@@ -61,7 +61,7 @@ class Snapshot(_message.Message):
     def __init__(self, time_s: _Optional[float] = ..., frontend_epoch: _Optional[int] = ..., models: _Optional[_Iterable[_Union[ModelSnapshot, _Mapping]]] = ..., replicas: _Optional[_Iterable[_Union[ReplicaSnapshot, _Mapping]]] = ..., stopping: bool = ..., autoscaler_http: _Optional[str] = ...) -> None: ...
 
 class ModelSnapshot(_message.Message):
-    __slots__ = ("name", "version", "generation", "state", "reason", "wanted", "backend", "arrivals", "admitted", "rejected", "expired", "cancelled", "succeeded", "failed", "queued_requests", "queued_rows", "queued_bytes", "oldest_age_s", "queue_wait_s", "latency_s", "batch_rows", "profile", "leased_requests", "decision", "pin", "latency_target_s")
+    __slots__ = ("name", "version", "generation", "state", "reason", "wanted", "backend", "arrivals", "admitted", "rejected", "expired", "cancelled", "succeeded", "failed", "queued_requests", "queued_rows", "queued_bytes", "oldest_age_s", "queue_wait_s", "latency_s", "batch_rows", "profile", "leased_requests", "decision", "pin", "latency_target_s", "instance_count")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
@@ -88,6 +88,7 @@ class ModelSnapshot(_message.Message):
     DECISION_FIELD_NUMBER: _ClassVar[int]
     PIN_FIELD_NUMBER: _ClassVar[int]
     LATENCY_TARGET_S_FIELD_NUMBER: _ClassVar[int]
+    INSTANCE_COUNT_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: int
     generation: str
@@ -114,7 +115,8 @@ class ModelSnapshot(_message.Message):
     decision: Decision
     pin: Pin
     latency_target_s: float
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., generation: _Optional[str] = ..., state: _Optional[_Union[ModelState, str]] = ..., reason: _Optional[str] = ..., wanted: bool = ..., backend: _Optional[str] = ..., arrivals: _Optional[int] = ..., admitted: _Optional[int] = ..., rejected: _Optional[int] = ..., expired: _Optional[int] = ..., cancelled: _Optional[int] = ..., succeeded: _Optional[int] = ..., failed: _Optional[int] = ..., queued_requests: _Optional[int] = ..., queued_rows: _Optional[int] = ..., queued_bytes: _Optional[int] = ..., oldest_age_s: _Optional[float] = ..., queue_wait_s: _Optional[_Union[Histogram, _Mapping]] = ..., latency_s: _Optional[_Union[Histogram, _Mapping]] = ..., batch_rows: _Optional[_Union[Histogram, _Mapping]] = ..., profile: _Optional[_Iterable[_Union[_replica_pb2.ProfilePoint, _Mapping]]] = ..., leased_requests: _Optional[int] = ..., decision: _Optional[_Union[Decision, _Mapping]] = ..., pin: _Optional[_Union[Pin, _Mapping]] = ..., latency_target_s: _Optional[float] = ...) -> None: ...
+    instance_count: int
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., generation: _Optional[str] = ..., state: _Optional[_Union[ModelState, str]] = ..., reason: _Optional[str] = ..., wanted: bool = ..., backend: _Optional[str] = ..., arrivals: _Optional[int] = ..., admitted: _Optional[int] = ..., rejected: _Optional[int] = ..., expired: _Optional[int] = ..., cancelled: _Optional[int] = ..., succeeded: _Optional[int] = ..., failed: _Optional[int] = ..., queued_requests: _Optional[int] = ..., queued_rows: _Optional[int] = ..., queued_bytes: _Optional[int] = ..., oldest_age_s: _Optional[float] = ..., queue_wait_s: _Optional[_Union[Histogram, _Mapping]] = ..., latency_s: _Optional[_Union[Histogram, _Mapping]] = ..., batch_rows: _Optional[_Union[Histogram, _Mapping]] = ..., profile: _Optional[_Iterable[_Union[_replica_pb2.ProfilePoint, _Mapping]]] = ..., leased_requests: _Optional[int] = ..., decision: _Optional[_Union[Decision, _Mapping]] = ..., pin: _Optional[_Union[Pin, _Mapping]] = ..., latency_target_s: _Optional[float] = ..., instance_count: _Optional[int] = ...) -> None: ...
 
 class Decision(_message.Message):
     __slots__ = ("desired", "reason", "limited_by", "inputs", "age_s")

@@ -115,11 +115,13 @@ class BatchFailure(_message.Message):
         BAD_OUTPUT: _ClassVar[BatchFailure.Kind]
         OUT_OF_MEMORY: _ClassVar[BatchFailure.Kind]
         DEVICE_LOST: _ClassVar[BatchFailure.Kind]
+        OUTPUT_TOO_LARGE: _ClassVar[BatchFailure.Kind]
     KIND_UNSPECIFIED: BatchFailure.Kind
     MODEL_ERROR: BatchFailure.Kind
     BAD_OUTPUT: BatchFailure.Kind
     OUT_OF_MEMORY: BatchFailure.Kind
     DEVICE_LOST: BatchFailure.Kind
+    OUTPUT_TOO_LARGE: BatchFailure.Kind
     KIND_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     kind: BatchFailure.Kind

@@ -36,6 +36,10 @@ class ModelMemoryError(BatchError):
     """Host or device memory did not suffice."""
 
 
+class OutputTooLargeError(BatchError):
+    """The outputs are more than a message may hold."""
+
+
 class DeviceLostError(BatchError):
     """The device is unusable until the process ends."""
 

@@ -15,6 +15,7 @@ from tideserve.replica.errors import (
     LoadError,
     ModelMemoryError,
     ModelRaisedError,
+    OutputTooLargeError,
     WireError,
 )
 from tideserve.replica.failures import classify
@@ -64,12 +65,12 @@ class Runner:
         except Exception as error:  # noqa: BLE001 - whatever it is, it fails this batch only
             _LOG.error("a batch failed outside the model", exc_info=error)
             return self._failure(lease, classify(error), times)
-        if len(outcome) > max_message_bytes - FRAME_BYTES:
+        most_bytes = max_message_bytes - FRAME_BYTES
+        if len(outcome) > most_bytes:
             # Fewer rows may fit: as out of memory, the frontend tries again with half of them.
-            kind = ModelMemoryError if lease.rows > 1 else BadOutputError
-            too_large = kind(
-                f"expected outputs of less than {max_message_bytes} bytes (the frontend's "
-                f"message limit), got {len(outcome)}"
+            too_large = OutputTooLargeError(
+                f"expected at most {most_bytes} bytes of outputs (the frontend's "
+                f"--max-message-bytes, less the frame), got {len(outcome)} for {lease.rows} rows"
             )
             return self._failure(lease, too_large, times)
         return outcome
@@ -192,6 +193,8 @@ class Runner:
                 _LOG.error("%s", error)
             case ModelMemoryError():
                 kind = FailureKind.OUT_OF_MEMORY
+            case OutputTooLargeError():
+                kind = FailureKind.OUTPUT_TOO_LARGE
             case DeviceLostError():
                 kind = FailureKind.DEVICE_LOST
             case _:

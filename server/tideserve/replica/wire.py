@@ -67,6 +67,7 @@ class FailureKind(IntEnum):
     BAD_OUTPUT = 2
     OUT_OF_MEMORY = 3
     DEVICE_LOST = 4
+    OUTPUT_TOO_LARGE = 5
 
 
 class Failure(NamedTuple):

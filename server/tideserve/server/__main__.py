@@ -29,7 +29,8 @@ def serve(
     grpc_port: Annotated[int, typer.Option(help="gRPC port, 0 for any.")] = 8001,
     http_port: Annotated[int, typer.Option(help="Port of /metrics and health, 0 for any.")] = 8002,
     replicas: Annotated[
-        int | None, typer.Option(help="Replicas of each model version; default: 1.")
+        int | None,
+        typer.Option(help="Replicas of each model version; default: its instance_group's, else 1."),
     ] = None,
     autoscaler: Annotated[
         str | None,

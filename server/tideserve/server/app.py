@@ -186,6 +186,9 @@ class App:
             host = self._settings.front.host
             grpc, http = host_port(host, self._front.port), host_port(host, self._http.port)
             self._on_ready(f"ready grpc={grpc} http={http}")
+            missing = self._why_not_ready()
+            if missing is not None:
+                logger.warning("ready but for some models: %s", missing)
 
     def _why_not_ready(self) -> str | None:
         """For /readyz and ServerReady: None when every model that should be served is."""
@@ -209,6 +212,10 @@ class App:
             self._front,
         )
         inference = InferenceService(models, scheduler, front)
+
+        def is_serving() -> bool:
+            return not inference.stopping
+
         replicas = ReplicaService(models, scheduler, front, settings.front.max_message_bytes)
         return Services(
             inference=inference,
@@ -220,9 +227,12 @@ class App:
                 settings.repository, settings.model_control, models, front, self._mailbox.post
             ),
             metadata=MetadataService(
-                models, version=version, is_ready=lambda: self._why_not_ready() is None
+                models,
+                version=version,
+                is_ready=lambda: self._why_not_ready() is None,
+                is_serving=is_serving,
             ),
-            health=HealthService(models, is_serving=lambda: not inference.stopping),
+            health=HealthService(models, is_serving),
             reflection=ReflectionService(),
         )
 
@@ -262,8 +272,8 @@ class App:
         ]
         if settings.autoscaler_file is not None:
             command.append(str(settings.autoscaler_file))
-        else:
-            command.append(f"--replicas={1 if settings.replicas is None else settings.replicas}")
+        elif settings.replicas is not None:
+            command.append(f"--replicas={settings.replicas}")
         if settings.threads is not None:
             command.append(f"--threads={settings.threads}")
         return command

@@ -13,7 +13,8 @@ FRONTS = ("auto", "native", "grpcio")
 
 @dataclass(frozen=True, slots=True)
 class ServeSettings:
-    """Of `tideserve serve`. `replicas` None: 1, unless there is an `autoscaler_file`.
+    """Of `tideserve serve`. `replicas` None: what each model's instance_group says, else 1, unless there is an
+    `autoscaler_file`.
     `own_autoscaler` False: another process scales. `shutdown_timeout_s` bounds how long admitted requests may take
     to finish once a stop was asked for."""
 

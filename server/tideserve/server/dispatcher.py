@@ -162,7 +162,7 @@ class Dispatcher:
         services.control.on_cancel(call_id)
         services.health.cancel(call_id)
         services.repository.on_cancel(call_id)
-        self._perform(services.inference.on_cancel(call_id), now_s)
+        self._perform(services.inference.on_cancel(call_id, now_s), now_s)
         self._perform(services.replicas.on_cancel(call_id, now_s), now_s)
 
     def _check_token(self, call: Call) -> None:

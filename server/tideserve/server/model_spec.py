@@ -55,6 +55,5 @@ class ModelSpec:
     outputs: tuple[TensorSpec, ...]
     config: ModelConfig = field(compare=False)
     settings: ModelSettings = field(default_factory=ModelSettings)
-    instance_count: int = 1
     latency_target_s: float | None = None
     padding: Padding | None = None

@@ -8,7 +8,7 @@ Pure: it is told what a scan found and what replicas report, and says what binds
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from tideserve.server.errors import ModelConfigError, NotFoundError, UnavailableError
 from tideserve.server.model_spec import ModelSpec
@@ -27,6 +27,9 @@ class ModelKey(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.name} version {self.version}"
+
+
+MAX_GONE_STATS: Final = 1000
 
 
 class ModelState(Enum):
@@ -236,6 +239,15 @@ class ModelTable:
         self.entries[key] = ModelEntry(
             key, model, version, ModelState.LOADING, stats, config=model.config
         )
+        self._forget_stats()
+
+    def _forget_stats(self) -> None:
+        """Numbers outlive their version, for it may come back; of those that are gone only the
+        last `MAX_GONE_STATS`."""
+        here = {(key.name, key.version) for key in self.entries}
+        gone = [known for known in self._stats if known not in here]
+        for known in gone[:-MAX_GONE_STATS]:
+            del self._stats[known]
 
     def _retire_replaced(self, name: str) -> None:
         """Entries that are no longer wanted leave once all that are wanted have taken over;

@@ -108,6 +108,14 @@ class ModelStats:
         self.failed[reason] = self.failed.get(reason, 0) + 1
         self.fail.add(latency_s)
 
+    def on_gone(self, latency_s: float, *, expired: bool) -> None:
+        """The caller of an admitted request went: past its deadline, or before."""
+        if expired:
+            self.expired += 1
+        else:
+            self.cancelled += 1
+        self.fail.add(latency_s)
+
     def on_rejection(self, reason: str) -> None:
         """A request was not admitted."""
         self.rejected[reason] = self.rejected.get(reason, 0) + 1
@@ -122,7 +130,8 @@ class ModelStats:
         output_s: float,
         unix_s: float,
     ) -> None:
-        """A batch was computed; durations count once for each of its requests."""
+        """A batch was computed; durations count once for each of its requests that waits for
+        its answer."""
         self.last_inference_unix_s = unix_s
         self.inferences += rows
         self.executions += 1

@@ -52,5 +52,5 @@ def test_everything_unsupported_is_on_the_page(every_field: EveryField) -> None:
     section = PAGE[PAGE.index("## Not supported") :]
     for choice in range(6):
         for name in unsupported_fields(every_field(choice)):
-            shown = "KIND_MODEL" if name == "instance_group.kind" else name.split(".")[-1]
+            shown = "KIND_GPU" if name == "instance_group.kind" else name.split(".")[-1]
             assert shown in section or name.split(".")[0] == "optimization", name

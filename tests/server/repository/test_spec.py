@@ -13,7 +13,7 @@ from tideserve.server.model_spec import DATATYPE_BYTES, ModelSpec, TensorSpec
 from tideserve.server.padding import Padding
 from tideserve.server.repository.config_file import parse_config
 from tideserve.server.repository.found import FoundModel, FoundVersion
-from tideserve.server.repository.spec import build_spec, check_config, is_complete
+from tideserve.server.repository.spec import build_spec, check_config, instance_count, is_complete
 from tideserve.v1.model_config_pb2 import DataType, ModelConfig
 
 TENSORS = """
@@ -74,7 +74,6 @@ def test_a_spec_has_all_that_the_config_says() -> None:
         outputs=(TensorSpec("x", "BF16", (1,), ()),),
         config=ModelConfig(),
         settings=spec.settings,
-        instance_count=5,
     )
     assert spec.settings.batch.mode is BatchingMode.WINDOW
     assert spec.settings.batch.max_batch_rows == 8
@@ -110,9 +109,16 @@ def test_a_platform_of_the_backend_that_the_config_names_is_kept(named: str, pla
     assert _build(TENSORS + f'platform: "{named}"', "pytorch").platform == platform
 
 
-def test_without_instance_groups_there_is_one_instance() -> None:
-    assert _build(TENSORS).instance_count == 1
-    assert _build(TENSORS + "instance_group {}").instance_count == 1
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", 1),
+        ("instance_group {}", 1),
+        ("instance_group { count: 2 gpus: [0, 1] } instance_group { kind: KIND_CPU }", 5),
+    ],
+)
+def test_instances_are_those_of_all_groups(text: str, expected: int) -> None:
+    assert instance_count(parse_config(TENSORS + text, "m")) == expected
 
 
 def test_every_data_type_has_its_name_on_the_client_plane() -> None:

@@ -41,6 +41,7 @@ def test_all_that_is_named_of_a_config_with_every_field(every_field: EveryField)
         "input.format",
         "input.is_non_linear_format_io",
         "input.is_shape_tensor",
+        "instance_group.gpus",
         "instance_group.host_policy",
         "instance_group.kind",
         "instance_group.passive",
@@ -81,7 +82,7 @@ def test_a_config_of_supported_fields_names_nothing() -> None:
           default_queue_policy { allow_timeout_override: true max_queue_size: 3 }
           priority_queue_policy { key: 1 value { default_timeout_microseconds: 5 } }
         }
-        instance_group { name: "g" kind: KIND_GPU count: 2 gpus: 0 }
+        instance_group { name: "g" kind: KIND_CPU count: 2 }
         parameters { key: "tideserve.retryable" value { string_value: "true" } }
         model_warmup { name: "w" batch_size: 1 }
         model_transaction_policy { decoupled: false }
@@ -89,6 +90,11 @@ def test_a_config_of_supported_fields_names_nothing() -> None:
         "m",
     )
     assert unsupported_fields(config) == ()
+
+
+def test_devices_are_not_the_models_to_choose() -> None:
+    config = parse_config("instance_group { kind: KIND_GPU gpus: [0, 1] }", "m")
+    assert set(unsupported_fields(config)) == {"instance_group.gpus", "instance_group.kind"}
 
 
 def test_each_name_comes_once_however_often_it_is_set() -> None:

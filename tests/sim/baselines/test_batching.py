@@ -201,7 +201,7 @@ def test_clipper_learns_nothing_from_what_came_back() -> None:
     lease = world.players["r0"].leases[0]
     world.advance(1 * MS)
     world.exchange("r0", [BatchFailed(lease.lease_id, FailureCause.OUT_OF_MEMORY, "")])
-    world.scheduler.members.all()[0].batch_cap_rows = None
+    world.scheduler.members.all()[0].memory.cap_rows = None
     finish(world, 1 * MS)
     assert batches(world) == [1, 2, 3, 1, 4]
     # One that leaves has no next maximum, and another one knows nothing.

@@ -28,12 +28,14 @@ class ModelKey:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model version at the frontend. Not `wanted`: it retires, its replicas are drained."""
+    """A model version at the frontend. Not `wanted`: it retires, its replicas are drained.
+    `instances`: replicas that its own configuration asks for."""
 
     key: ModelKey
     wanted: bool = True
     backend: str = ""
     latency_target_s: float | None = None
+    instances: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ def snapshot_of(message: control_pb2.Snapshot) -> Snapshot:
                 model.wanted,
                 model.backend,
                 model.latency_target_s or None,
+                model.instance_count or 1,
             )
             for model in message.models
         ),

@@ -14,6 +14,7 @@ class FailureCause(Enum):
     MODEL_ERROR = "model_error"
     BAD_OUTPUT = "bad_output"
     OUT_OF_MEMORY = "out_of_memory"
+    OUTPUT_TOO_LARGE = "output_too_large"
     KILLS_REPLICAS = "kills_replicas"
     NOT_RETRYABLE = "not_retryable"
     UNAVAILABLE = "unavailable"

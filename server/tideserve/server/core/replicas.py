@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from tideserve.server.core.leases import Lease
+from tideserve.server.core.memory_limit import MemoryLimit
 
 # One that computes and one that is prefetched behind it.
 MAX_HELD_LEASES = 2
@@ -55,8 +56,12 @@ class Replica:
     """What the last answered Exchange carried, for a repeat of its number."""
     last_dropped: tuple[int, ...] = ()
     """Outcomes that the last number brought for leases no longer held."""
-    batch_cap_rows: int | None = None
-    """Halved each time it ran out of memory."""
+    memory: MemoryLimit = field(default_factory=MemoryLimit)
+
+    @property
+    def batch_cap_rows(self) -> int | None:
+        """None: as many as the model has."""
+        return self.memory.cap_rows
 
     def enter(self, state: ReplicaState, now_s: float, reason: str = "") -> None:
         """Changes the state."""

@@ -45,12 +45,15 @@ def settle(
     match outcome:
         case BatchDone(_, latency_s):
             model.learn(lease, replica.device, latency_s, now_s)
+            replica.memory.went_well(lease.rows)
             return model.complete(lease)
-        case BatchFailed(_, FailureCause.OUT_OF_MEMORY as cause, detail):
+        case BatchFailed(
+            _, FailureCause.OUT_OF_MEMORY | FailureCause.OUTPUT_TOO_LARGE as cause, detail
+        ):
             if len(lease.requests) == 1:
                 # One that is too large by itself says nothing of other batches.
                 return model.fail(lease.requests, cause, detail)
-            replica.batch_cap_rows = max(1, lease.rows // 2)
+            replica.memory.ran_out(lease.rows)
             if not model.settings.lease.retryable:
                 return model.fail(lease.requests, cause, detail)
             return give_back(model, lease, ReturnCause.OUT_OF_MEMORY, now_s)

@@ -35,7 +35,7 @@ def check_config(config: ModelConfig, source: str) -> None:
     """Checks what a configuration says, complete or not. Raises `ModelConfigError`."""
     refuse_unservable(config, source)
     _check_tensors(config, source)
-    _instance_count(config, source)
+    _check_instances(config, source)
     model_settings(config, source, complete=is_complete(config))
 
 
@@ -53,6 +53,7 @@ def build_spec(found: FoundModel, version: FoundVersion, config: ModelConfig) ->
             f"{source}: name: expected {found.name!r} or none, got {config.name!r}"
         )
     refuse_unservable(config, source)
+    _check_instances(config, source)
     _check_tensors(config, source)
     _check_completed(config, source)
     inputs = tuple(_tensor_spec(tensor, tensor.optional) for tensor in config.input)
@@ -74,7 +75,6 @@ def build_spec(found: FoundModel, version: FoundVersion, config: ModelConfig) ->
         outputs=outputs,
         config=kept,
         settings=model_settings(config, source, complete=True),
-        instance_count=_instance_count(config, source),
         latency_target_s=own.latency_target_s,
         padding=(
             padding_of(own.pad, inputs, outputs, config.max_batch_size, source)
@@ -82,6 +82,13 @@ def build_spec(found: FoundModel, version: FoundVersion, config: ModelConfig) ->
             else None
         ),
     )
+
+
+def instance_count(config: ModelConfig) -> int:
+    """Replicas that its instance_group asks for: all groups' `count` (less than 1 means 1) on each
+    of the group's GPUs."""
+    counts = (max(1, group.count) * max(1, len(group.gpus)) for group in config.instance_group)
+    return sum(counts) or 1
 
 
 def _tensor_spec(tensor: ModelInput | ModelOutput, optional: bool) -> TensorSpec:
@@ -167,9 +174,7 @@ def _runs(dims: Sequence[int]) -> Iterator[int]:
     yield count
 
 
-def _instance_count(config: ModelConfig, source: str) -> int:
-    """All groups' instances: `count` (less than 1 means 1) on each of the group's GPUs."""
-    total = 0
+def _check_instances(config: ModelConfig, source: str) -> None:
     for index, group in enumerate(config.instance_group):
         if group.gpus and group.kind in (
             ModelInstanceGroup.KIND_CPU,
@@ -179,5 +184,3 @@ def _instance_count(config: ModelConfig, source: str) -> int:
                 f"{source}: instance_group[{index}]: gpus: expected none with "
                 f"{ModelInstanceGroup.Kind.Name(group.kind)}, got {list(group.gpus)}"
             )
-        total += max(1, group.count) * max(1, len(group.gpus))
-    return total or 1

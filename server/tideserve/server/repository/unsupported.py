@@ -30,7 +30,6 @@ _SUPPORTED: Final = frozenset(
         "instance_group.name",
         "instance_group.kind",
         "instance_group.count",
-        "instance_group.gpus",
         "default_model_filename",
         "parameters",
         "model_warmup",
@@ -45,7 +44,9 @@ _IN_PARTS: Final = frozenset(
 def unsupported_fields(config: ModelConfig) -> tuple[str, ...]:
     """Dotted names of the fields that are set and not acted on, each once, in field order."""
     names = list(_walk(config, ""))
-    if any(group.kind == ModelInstanceGroup.KIND_MODEL for group in config.instance_group):
+    # Devices are the autoscaler's: --gpus, or `devices` of its file.
+    elsewhere = (ModelInstanceGroup.KIND_GPU, ModelInstanceGroup.KIND_MODEL)
+    if any(group.kind in elsewhere for group in config.instance_group):
         names.append("instance_group.kind")
     batching = config.dynamic_batching
     if batching.priority_levels == 0:

@@ -38,6 +38,8 @@ from tideserve.v1.metadata import STREAM_STATUS_PARAMETER
 
 # Requests of one stream without an answer; a stream whose caller sends faster is ended.
 MAX_STREAM_REQUESTS: Final = 4096
+# A front's clock for a call began earlier than ours.
+DEADLINE_SLACK_S: Final = 0.02
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -122,17 +124,17 @@ class InferenceService:
             stream.half_closed = True
             self._flush(call_id, stream)
 
-    def on_cancel(self, call_id: int) -> list[Action]:
+    def on_cancel(self, call_id: int, now_s: float) -> list[Action]:
         """The caller is gone."""
         request = self._unary.pop(call_id, None)
         if request is not None:
-            return self._cancel(request)
+            return self._cancel(request, now_s)
         stream = self._streams.pop(call_id, None)
         actions: list[Action] = []
         if stream is not None:
             for slot in stream.slots:
                 if slot.request is not None:
-                    actions += self._cancel(slot.request)
+                    actions += self._cancel(slot.request, now_s)
         return actions
 
     # --- the core's word ------------------------------------------------------------------
@@ -254,9 +256,12 @@ class InferenceService:
             pushback_ms=pushback_ms,
         )
 
-    def _cancel(self, request: PendingRequest) -> list[Action]:
+    def _cancel(self, request: PendingRequest, now_s: float) -> list[Action]:
+        """A deadline that passes ends the call at the front, which may be before the core is
+        asked, and says no more than a caller who hangs up."""
         if not request.done:
-            request.entry.stats.cancelled += 1
+            expired = now_s >= request.deadline_s - DEADLINE_SLACK_S
+            request.entry.stats.on_gone(now_s - request.arrived_s, expired=expired)
         return self._scheduler.on_cancel(request.entry.key, request)
 
     def _answer_error(self, request: PendingRequest, error: TideserveError) -> None:
@@ -316,6 +321,11 @@ def _failure(entry: ModelEntry, cause: FailureCause, detail: str) -> TideserveEr
             return ModelFailedError(f"{model} gave outputs that do not fit: {detail}")
         case FailureCause.OUT_OF_MEMORY:
             return ModelFailedError(f"{model} cannot compute this request, even alone: {detail}")
+        case FailureCause.OUTPUT_TOO_LARGE:
+            return ModelFailedError(
+                f"{model} gives an answer that is too large to send: {detail}; send fewer rows, "
+                "ask for fewer outputs, or raise the limit"
+            )
         case FailureCause.KILLS_REPLICAS:
             return ModelFailedError(
                 f"{model}: two replicas died while this request was all they ran; it is not "

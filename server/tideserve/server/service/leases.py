@@ -1,5 +1,6 @@
 """A lease on its way out and its outcome on its way back: the core's values as messages."""
 
+import logging
 from collections.abc import Iterable
 from typing import Final
 
@@ -14,11 +15,14 @@ from tideserve.server.models import ModelEntry
 from tideserve.server.service.inference import PendingRequest
 from tideserve.v1.replica_pb2 import BatchFailure, Lease, Outcome
 
+logger = logging.getLogger(__name__)
 _CAUSES: Final = {
     BatchFailure.MODEL_ERROR: FailureCause.MODEL_ERROR,
     BatchFailure.BAD_OUTPUT: FailureCause.BAD_OUTPUT,
     BatchFailure.OUT_OF_MEMORY: FailureCause.OUT_OF_MEMORY,
+    BatchFailure.OUTPUT_TOO_LARGE: FailureCause.OUTPUT_TOO_LARGE,
 }
+_HALVED: Final = (FailureCause.OUT_OF_MEMORY, FailureCause.OUTPUT_TOO_LARGE)
 
 
 def encode_dispatch(action: Dispatch, model: Model, entry: ModelEntry, now_s: float) -> bytes:
@@ -46,6 +50,11 @@ def read_outcome(
         return BatchDone(outcome.lease_id, outcome.infer_s)
     if outcome.WhichOneof("outcome") != "result":
         cause = _CAUSES.get(outcome.failure.kind, FailureCause.MODEL_ERROR)
+        if cause in _HALVED and len(lease.requests) > 1:
+            logger.warning(
+                "%s: replica %s takes smaller batches for a while, %d rows were too many: %s",
+                *(entry.key, lease.replica_id, lease.rows, outcome.failure.message),
+            )
         return BatchFailed(outcome.lease_id, cause, outcome.failure.message)
     assert entry.spec is not None
     try:
@@ -61,7 +70,8 @@ def read_outcome(
         )
     lease.outputs = outputs
     input_s, infer_s, output_s = outcome.input_s, outcome.infer_s, outcome.output_s
-    entry.stats.on_batch(lease.rows, len(lease.requests), input_s, infer_s, output_s, unix_s)
+    waiting = sum(not request.done for request in lease.requests)
+    entry.stats.on_batch(lease.rows, waiting, input_s, infer_s, output_s, unix_s)
     return BatchDone(outcome.lease_id, input_s + infer_s + output_s)
 
 

@@ -40,10 +40,17 @@ _LEVELS: Final = (
 class MetadataService:
     """Reads the model table; changes nothing but, on request, the log's level."""
 
-    def __init__(self, models: ModelTable, version: str, is_ready: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        models: ModelTable,
+        version: str,
+        is_ready: Callable[[], bool],
+        is_serving: Callable[[], bool],
+    ) -> None:
         self._models = models
         self._version = version
         self._is_ready = is_ready
+        self._is_serving = is_serving
 
     def answers(self) -> Iterator[tuple[str, type[Message], Callable[[Message], Message]]]:
         """Path, request type and answer of each method here."""
@@ -72,7 +79,8 @@ class MetadataService:
         return wire.ServerReadyResponse(ready=self._is_ready())
 
     def _model_ready(self, request: wire.ModelReadyRequest) -> wire.ModelReadyResponse:
-        ready = self._models.is_bindable(request.name, request.version)
+        """Whether a request sent now would be served."""
+        ready = self._is_serving() and self._models.is_bindable(request.name, request.version)
         return wire.ModelReadyResponse(ready=ready)
 
     def _server_metadata(self, _: wire.ServerMetadataRequest) -> wire.ServerMetadataResponse:

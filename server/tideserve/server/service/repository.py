@@ -226,6 +226,8 @@ class RepositoryService:
         if model.error is not None:
             remarks.append(model.error)
         for remark in remarks:
+            if len(self._warned) >= MAX_REMARKS:
+                self._warned.clear()
             if (model.name, remark) not in self._warned:
                 self._warned.add((model.name, remark))
                 logger.warning("model '%s': %s", model.name, remark)
@@ -276,6 +278,8 @@ class RepositoryService:
 
 _NEWER_BROKEN: Final = "the files as they are now cannot be served: {}"
 # The first of a version's generations in this order stands for it.
+# Remembered, to say each once.
+MAX_REMARKS: Final = 4096
 _SEE_LOG: Final = "the server failed on this call; see its log"
 _INDEX_STATES: Final = {
     ModelState.READY: "READY",

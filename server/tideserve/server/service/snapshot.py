@@ -3,6 +3,7 @@
 from tideserve.server.core.replicas import Replica
 from tideserve.server.core.scheduler import Scheduler
 from tideserve.server.models import ModelEntry, ModelKey, ModelState, ModelTable
+from tideserve.server.repository.spec import instance_count
 from tideserve.server.service.replicas import ReplicaInfo
 from tideserve.server.service.scaling import ScalingBoard
 from tideserve.server.stats import Histogram
@@ -53,6 +54,7 @@ def _model(
         state=MODEL_STATES[entry.state],
         reason=entry.reason,
         wanted=is_wanted(entry, scheduler),
+        instance_count=instance_count(entry.found.config) if entry.found.config else 0,
         backend=entry.found.backend,
         arrivals=stats.arrivals,
         admitted=stats.admitted,
