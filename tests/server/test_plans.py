@@ -357,3 +357,43 @@ def test_varints_of_lengths_are_protobufs() -> None:
         cut = take_apart(b"\x3a" + varint(size) + bytes(size))
         assert cut is not None
         assert [bytes(raw) for raw in cut.raw] == [bytes(size)]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["", "7"]), st.binary(min_size=8, max_size=8), st.booleans()),
+        min_size=4,
+        max_size=12,
+    )
+)
+def test_requests_that_differ_in_their_contents_only_are_told_apart_by_nothing_else(
+    sent: list[tuple[str, bytes, bool]],
+) -> None:
+    """Two inputs of as many bytes, in either order: of one length, and not of one layout."""
+    config = make_config()
+    config.input.add(name="B", data_type=DataType.TYPE_FP32, dims=[2], optional=True)
+    models = ModelTable()
+    serve(models, make_found(config=config))
+    cache = PlanCache(models)
+    for request_id, raw, first in sent:
+        request = ModelInferRequest(model_name="m", id=request_id)
+        for name in ("IN", "B") if first else ("B", "IN"):
+            add_input(request, name, "FP32", [1, 2], raw if name == "IN" else b"\0" * 8)
+        payload = request.SerializeToString()
+        assert by_plan(cache, payload) == by_protobuf(models, payload)
+        assert by_plan(cache, payload) == by_protobuf(models, payload)
+    assert cache.layouts <= 2
+
+
+@pytest.mark.parametrize("at", range(0, 60, 3))
+def test_a_flipped_byte_of_a_known_layout_means_what_protobuf_says(at: int) -> None:
+    models = two_input_table()
+    cache = PlanCache(models)
+    payload = make_request(2)
+    for _ in range(3):
+        cache.read(payload)
+    assert cache.layouts == 1
+    broken = bytearray(payload)
+    broken[at % len(payload)] ^= 1
+    assert by_plan(cache, bytes(broken)) == by_protobuf(models, bytes(broken))

@@ -7,7 +7,7 @@ and an answer a slice of the batch's.
 from collections.abc import Sequence
 from itertools import accumulate
 from math import prod
-from typing import Final
+from typing import Final, NamedTuple
 
 from tideserve.server.model_spec import DATATYPE_BYTES, ModelSpec
 from tideserve.server.payload import InferInputs, InferPlan, names_of
@@ -56,7 +56,7 @@ def _joined(
 class OutputTensor:
     """One output of a batch, cut by rows without copying."""
 
-    __slots__ = ("_data", "_offsets", "_row_bytes", "datatype", "name", "shape")
+    __slots__ = ("_batched", "_data", "_offsets", "_row_bytes", "datatype", "name", "shape")
 
     def __init__(self, tensor: Tensor, spec: ModelSpec, rows: int) -> None:
         """Raises `ValueError` when rows or bytes do not add up (a replica's mistake)."""
@@ -66,9 +66,9 @@ class OutputTensor:
         self._data = memoryview(tensor.data)
         self._row_bytes = 0
         self._offsets: list[int] | None = None
+        self._batched = spec.max_batch_size > 0
         self._check(spec)
-        if not spec.max_batch_size:
-            self._row_bytes = len(self._data)
+        if not self._batched:
             return
         if not self.shape or self.shape[0] != rows:
             raise ValueError(
@@ -107,13 +107,27 @@ class OutputTensor:
                 f"got {list(self.shape)}"
             )
 
-    def rows(self, first_row: int, rows: int, *, batched: bool) -> memoryview:
-        """The bytes of some rows (R4)."""
-        if not batched:
+    def rows(self, first_row: int, rows: int) -> memoryview:
+        """The bytes of some rows (R4); all there are where the model has no batch dimension."""
+        if not self._batched:
             return self._data
         if self._offsets is not None:
             return self._data[self._offsets[first_row] : self._offsets[first_row + rows]]
         return self._data[first_row * self._row_bytes : (first_row + rows) * self._row_bytes]
+
+    def bytes_of(self, rows: int) -> int | None:
+        """How many so many rows have. None: that differs."""
+        if not self._batched:
+            return len(self._data)
+        return None if self._offsets is not None else rows * self._row_bytes
+
+
+class _Frame(NamedTuple):
+    """What answers of a kind have in common: all but id and contents, and of each output what
+    stands before its contents (None: its size differs), with the shape before it is cut."""
+
+    head: bytes
+    outputs: list[tuple[bytes | None, OutputTensor, tuple[int, ...] | None]]
 
 
 class BatchOutputs:
@@ -124,7 +138,7 @@ class BatchOutputs:
         self._spec = spec
         self._tensors = {tensor.name: OutputTensor(tensor, spec, rows) for tensor in tensors}
         self._order = tuple(t.name for t in spec.outputs if t.name in self._tensors)
-        self._heads: dict[tuple[int, int | None, tuple[str, ...], bool], bytes] = {}
+        self._frames: dict[tuple[int, int | None, tuple[str, ...], bool], _Frame] = {}
 
     def encode(
         self, plan: InferPlan, request_id: str, first_row: int, *, final_flag: bool
@@ -133,29 +147,45 @@ class BatchOutputs:
 
         `final_flag` adds Triton's `triton_final_response`, which stream clients look for.
         """
-        names = plan.outputs or self._order
-        batched = self._spec.max_batch_size > 0
-        padding = self._spec.padding
-        key = (plan.rows, plan.length, names, final_flag)
-        head = self._heads.get(key)
-        if head is None:
-            head = self._heads[key] = self._head(plan, names, final_flag=final_flag)
-        pieces: list[Buffer] = [head]
+        key = (plan.rows, plan.length, plan.outputs, final_flag)
+        frame = self._frames.get(key)
+        if frame is None:
+            frame = self._frames[key] = self._frame(plan, final_flag=final_flag)
+        pieces: list[Buffer] = [frame.head]
         if request_id:
             text = request_id.encode()
             pieces += (header(ModelInferResponse.ID_FIELD_NUMBER, len(text)), text)
-        for name in names:
-            data: Buffer = self._tensors[name].rows(first_row, plan.rows, batched=batched)
-            if padding is not None and (shape := self._cut_shape(name, plan)) is not None:
-                element_bytes = DATATYPE_BYTES[self._tensors[name].datatype]
-                data = padding.cut(data, shape, plan.length or 0, element_bytes)
-            pieces += (_RAW_TAG + varint(len(data)), data)
+        rows = plan.rows
+        for before, tensor, cut_shape in frame.outputs:
+            data: Buffer = tensor.rows(first_row, rows)
+            if cut_shape is not None:
+                data = self._cut(data, cut_shape, tensor, plan)
+            if before is not None:
+                pieces += (before, data)
+            else:
+                pieces += (_RAW_TAG + varint(len(data)), data)
         return b"".join(pieces)
 
     def missing(self, names: Sequence[str]) -> list[str]:
         """Those of `names` (all outputs if empty) that the replica did not send."""
         wanted = names or [tensor.name for tensor in self._spec.outputs]
         return [name for name in wanted if name not in self._tensors]
+
+    def _frame(self, plan: InferPlan, *, final_flag: bool) -> "_Frame":
+        names = plan.outputs or self._order
+        outputs: list[tuple[bytes | None, OutputTensor, tuple[int, ...] | None]] = []
+        for name in names:
+            tensor, cut_shape = self._tensors[name], self._cut_shape(name, plan)
+            size = tensor.bytes_of(plan.rows) if cut_shape is None else None
+            outputs.append((None if size is None else _RAW_TAG + varint(size), tensor, cut_shape))
+        return _Frame(self._head(plan, names, final_flag=final_flag), outputs)
+
+    def _cut(
+        self, data: Buffer, shape: tuple[int, ...], tensor: OutputTensor, plan: InferPlan
+    ) -> Buffer:
+        padding = self._spec.padding
+        assert padding is not None, "what is cut was padded"
+        return padding.cut(data, shape, plan.length or 0, DATATYPE_BYTES[tensor.datatype])
 
     def _cut_shape(self, name: str, plan: InferPlan) -> tuple[int, ...] | None:
         """The shape of the caller's rows before they are cut to its length. None: they are not,

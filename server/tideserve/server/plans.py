@@ -4,6 +4,9 @@ A client's requests to a model differ in their id and their contents only. Their
 therefore cut into a head (everything else, which is looked up) and the raw contents, which
 are taken where they lie. A head that was never seen, or anything unusual, goes the long way
 through protobuf and `payload.read_inputs`, which also words every error.
+
+Requests without an id whose tensors have a fixed size differ in their contents alone, which
+then lie at the same places: such a layout is recognized by comparing what is around them.
 """
 
 from typing import Final, NamedTuple
@@ -12,7 +15,7 @@ from tideserve.server.errors import InvalidRequestError, TideserveError
 from tideserve.server.models import ModelEntry, ModelTable
 from tideserve.server.payload import InferInputs, InferPlan, fill, read_inputs
 from tideserve.server.service.messages import parse
-from tideserve.server.wire import Buffer
+from tideserve.server.wire import Buffer, varint
 from tideserve.v1.inference_pb2 import ModelInferRequest
 
 # Heads remembered: far more than the kinds of requests that clients send at a time.
@@ -26,6 +29,11 @@ MAX_LENGTH_BYTES: Final = 5
 # Below this, copying a content costs less than a view on it.
 COPY_BYTES: Final = 1024
 
+# The tag and the length before a raw content, by its size.
+_RAW_HEADS: Final = tuple(
+    bytes([ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER << 3 | 2]) + varint(size)
+    for size in range(COPY_BYTES + 1)
+)
 _ID_TAG: Final = ModelInferRequest.ID_FIELD_NUMBER << 3 | 2
 _RAW_TAG: Final = ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER << 3 | 2
 _HEAD_TAGS: Final = frozenset(
@@ -48,13 +56,41 @@ class Cut(NamedTuple):
     raw: list[Buffer]
 
 
+class _Layout(NamedTuple):
+    """Requests of one length and kind: `frames` are the bytes around the contents, with their
+    places; `contents`, in the model's order, the places of these."""
+
+    entry: ModelEntry
+    plan: InferPlan
+    prefix: bytes
+    frames: tuple[tuple[int, int, bytes], ...]
+    contents: tuple[tuple[int, int], ...]
+    payload_bytes: int
+
+    def fits(self, payload: bytes) -> bool:
+        if not payload.startswith(self.prefix):
+            return False
+        # No generator: most requests have one content, and nothing between.
+        for begin, end, frame in self.frames:  # noqa: SIM110
+            if payload[begin:end] != frame:
+                return False
+        return True
+
+
 class PlanCache:
-    """Owns the plans by head. They hold as long as the models stay as they are."""
+    """Owns the plans by head, and the layouts by length, the last one of each. They hold as long
+    as the models stay as they are."""
 
     def __init__(self, models: ModelTable) -> None:
         self._models = models
         self._changes = -1
         self._plans: dict[bytes, tuple[ModelEntry, InferPlan]] = {}
+        self._layouts: dict[int, _Layout] = {}
+
+    @property
+    def layouts(self) -> int:
+        """How many are known."""
+        return len(self._layouts)
 
     def read(self, payload: bytes) -> tuple[ModelEntry, InferInputs, str]:
         """The model a request is for, what it brings, and its id. Raises what is wrong with
@@ -62,6 +98,11 @@ class PlanCache:
         if self._changes != self._models.changes:
             self._changes = self._models.changes
             self._plans.clear()
+            self._layouts.clear()
+        layout = self._layouts.get(len(payload))
+        if layout is not None and layout.fits(payload):
+            data = tuple([payload[begin:end] for begin, end in layout.contents])
+            return layout.entry, InferInputs(layout.plan, data, layout.payload_bytes), ""
         cut = take_apart(payload)
         if cut is None:
             return self._read_slowly(payload)
@@ -70,6 +111,7 @@ class PlanCache:
             entry, plan = known
             inputs = fill(plan, cut.raw)
             if inputs is not None:
+                self._lay_out(payload, cut, entry, inputs)
                 return entry, inputs, cut.request_id
         entry, inputs, request_id = self._read_slowly(payload)
         if len(cut.head) <= MAX_HEAD_BYTES and cut.raw:
@@ -77,6 +119,34 @@ class PlanCache:
                 self._plans.clear()
             self._plans[cut.head] = (entry, inputs.plan)
         return entry, inputs, request_id
+
+    def _lay_out(self, payload: bytes, cut: Cut, entry: ModelEntry, inputs: InferInputs) -> None:
+        """Remembers where everything lies in a request of a known plan."""
+        plan = inputs.plan
+        sizes = [len(content) for content in cut.raw]
+        fixed = all(tensor.data_bytes is not None for tensor in plan.tensors)
+        if cut.request_id or not fixed or max(sizes, default=0) > COPY_BYTES:
+            return
+        places = []
+        begin = len(cut.head)
+        for size in sizes:
+            begin += len(_RAW_HEADS[size])
+            places.append((begin, begin + size))
+            begin += size
+        if begin != len(payload):  # a length that is written longer than it has to be
+            return
+        ends = [0, *(end for _, end in places)]
+        frames = [(end, place[0]) for end, place in zip(ends, places, strict=False)]
+        if len(self._layouts) >= MAX_PLANS:
+            self._layouts.clear()
+        self._layouts[len(payload)] = _Layout(
+            entry,
+            plan,
+            payload[: frames[0][1]],
+            tuple((at, end, payload[at:end]) for at, end in frames[1:]),
+            tuple(places[at] for at in plan.raw_order),
+            inputs.payload_bytes,
+        )
 
     def _read_slowly(self, payload: bytes) -> tuple[ModelEntry, InferInputs, str]:
         message = parse(ModelInferRequest, payload)

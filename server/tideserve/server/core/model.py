@@ -61,13 +61,14 @@ class Model:
     def admit(self, request: Request, now_s: float) -> RejectReason | None:
         """Queues a request, or says which bound stands in the way (R2). Answers that are held
         for the order's sake count as waiting."""
-        if self.settings.batch.mode is BatchingMode.SLO:
+        in_time = self.settings.batch.mode is BatchingMode.SLO
+        if in_time:
             self.arrivals.add(request.rows, now_s)
         if self.ordering is not None:
             held = self.ordering.held
             if held and held + self.queue.requests >= self.queue.settings.max_requests:
                 return RejectReason.QUEUE_REQUESTS
-        if self._is_hopeless(request, now_s):
+        if in_time and self._is_hopeless(request, now_s):
             return RejectReason.HOPELESS
         reason = self.queue.admit(request, now_s)
         if reason is None:
@@ -169,7 +170,7 @@ class Model:
     def _is_hopeless(self, request: Request, now_s: float) -> bool:
         """Even if it went first, no replica could answer it in time."""
         settings = self.settings.batch
-        if settings.mode is not BatchingMode.SLO or self.earliest_free_s <= now_s:
+        if self.earliest_free_s <= now_s:
             return False
         latency_s = self.profiles.of(request.row_cost).latency_s(max(1, request.rows))
         if latency_s is None:

@@ -9,7 +9,7 @@ from typing import Final
 
 from tideserve.server.core.actions import Rejection, RejectReason
 from tideserve.server.core.request import Request
-from tideserve.server.core.settings import QueueSettings, TimeoutAction
+from tideserve.server.core.settings import QueuePolicy, QueueSettings, TimeoutAction
 
 # Due times kept beyond four for each request that waits, before the list is made anew.
 MIN_DUE_ENTRIES: Final = 64
@@ -97,6 +97,7 @@ class ModelQueue:
         self._levels = [
             _Level(target_s is not None) for _ in range(max(1, settings.priority_levels))
         ]
+        self._policies = [settings.policy(level) for level in range(1, len(self._levels) + 1)]
         # (due, request id) by due. Ids, so that a stale entry keeps no tensors alive.
         self._due: list[tuple[float, int]] = []
 
@@ -104,8 +105,8 @@ class ModelQueue:
         """Puts the request in its place, or says which bound stands in the way."""
         settings = self.settings
         level_number = self._level_of(request)
-        policy = settings.policy(level_number)
-        self._set_times(request, level_number)
+        policy = self._policies[level_number - 1]
+        self._set_times(request, policy)
         if request.queue_deadline_s <= now_s:
             return RejectReason.EXPIRED
         if self.requests >= settings.max_requests:
@@ -232,8 +233,7 @@ class ModelQueue:
             return request.priority
         return self.settings.default_priority
 
-    def _set_times(self, request: Request, level_number: int) -> None:
-        policy = self.settings.policy(level_number)
+    def _set_times(self, request: Request, policy: QueuePolicy) -> None:
         timeout_s = policy.timeout_s
         if request.timeout_s is not None and policy.allow_timeout_override:
             # The caller may shorten the policy's wait, or set one where there is none.
