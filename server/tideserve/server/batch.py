@@ -45,9 +45,11 @@ def _joined(
     requests: Sequence[InferInputs], at: int, shape: tuple[int, ...], spec: ModelSpec
 ) -> list[Buffer]:
     """An input of the batch: the callers' bytes as they are, unless one of them is padded."""
-    plans = [request.plan.tensors[at] for request in requests]
     data = [request.data[at] for request in requests]
-    if spec.padding is None or all(plan.shape == plan.padded_shape for plan in plans):
+    if spec.padding is None:
+        return data
+    plans = [request.plan.tensors[at] for request in requests]
+    if all(plan.shape == plan.padded_shape for plan in plans):
         return data
     given = [(plan.shape, own) for plan, own in zip(plans, data, strict=True)]
     return [spec.padding.join(plans[0].name, shape, given)]

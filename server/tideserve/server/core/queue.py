@@ -263,9 +263,9 @@ class ModelQueue:
         self._watch(request)
 
     def _watch(self, request: Request) -> None:
-        due_s = min(request.queue_deadline_s, request.delay_at_s)
-        if due_s == inf:
+        if request.queue_deadline_s == request.delay_at_s == inf:
             return
+        due_s = min(request.queue_deadline_s, request.delay_at_s)
         heappush(self._due, (due_s, request.request_id))
         if len(self._due) > MIN_DUE_ENTRIES + 4 * self.requests:
             self._compact()
