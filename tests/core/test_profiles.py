@@ -54,3 +54,12 @@ def test_lengths_that_callers_make_up_are_bounded() -> None:
         profiles.observe("cpu", length, 1, 0.010)
     assert len(profiles.costs("cpu")) <= MAX_KINDS
     assert profiles.of(3 * MAX_KINDS - 1) is profiles.every
+
+
+def test_the_least_is_that_of_the_fastest_device() -> None:
+    profiles = Profiles(by_device=True)
+    assert profiles.least_s(1, 1) is None
+    profiles.observe("cpu", 1, 1, 0.200)
+    profiles.observe("gpu:0", 1, 1, 0.010)
+    assert profiles.least_s(1, 1) == 0.010
+    assert profiles.least_s(64, 1) == 0.010

@@ -240,3 +240,15 @@ def test_long_rows_are_decided_by_their_own_times() -> None:
     dear = replace(SETTINGS, max_batch_cost=128)
     chosen = choose_in_time(waiting, (), dear, 32, outlook, NOW_S)
     assert len(formed(chosen)) == 2
+
+
+def test_lower_levels_fill_an_overload_up_from_where_most_of_them_fit() -> None:
+    """The oldest of them are nearly out of time: one of these would make it a batch of a few."""
+    high = [came(0.001, priority=1) for _ in range(2)]
+    urgent = [came(0.018, priority=2) for _ in range(3)]
+    easy = [came(0.003, priority=2) for _ in range(30)]
+    batch = formed(choose([*high, *urgent, *easy], replace(EIGHT, rows_per_s=7000.0)))
+    assert set(high) <= set(batch)
+    assert not set(urgent) & set(batch)
+    assert len(batch) >= 14
+    assert TABLE_S[len(batch)] <= TARGET_S - 0.003

@@ -216,3 +216,29 @@ def test_reversals_are_turns_and_not_changes() -> None:
     assert reversals([1, 2, 3, 4]) == 0
     assert reversals([1, 2, 2, 1, 1, 2]) == 2
     assert reversals([]) == 0
+
+
+def test_what_a_device_was_when_it_was_slow_is_forgotten_soon() -> None:
+    """Three times as slow for half a second: the sizes that were slow then are tried again."""
+    scenario = Scenario(
+        Poisson(0.6 * 5839.0).times_s(4.0, np.random.default_rng(1)),
+        4.0,
+        TARGET_S,
+        Hardware(ISSUE),
+        64,
+        BatchingMode.SLO,
+        OnLate.DROP,
+    )
+    made = Engine("m", scenario.settings(), scenario.hardware, Workload(scenario.arrived_s, 4.0), 1)
+    for number in range(8):
+        made.scheduler.members.announce(f"r{number}", "m", 0.0)
+        replica = made.launch(f"r{number}")
+        assert made.join(replica)
+        made.ready(replica)
+    slow = Hardware(BatchTimes.linear(3.0 * PER_ROW_S, 3.0 * BASE_S))
+    made.at(1.0, lambda _: setattr(made, "hardware", slow))
+    made.at(1.5, lambda _: setattr(made, "hardware", scenario.hardware))
+    book = made.run()
+    took_s = book.finished_s - book.arrived_s
+    well = took_s[book.arrived_s >= 3.0] <= TARGET_S + 1e-9
+    assert well.mean() > 0.98

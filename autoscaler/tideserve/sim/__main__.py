@@ -117,7 +117,9 @@ def tuned(config: Path, model: str, best: Candidate) -> dict[str, object]:
 
 
 def _target_s(file: AutoscalerFile, options: Options) -> float:
-    target_s = options.target or file.scaling().policy_of(options.model).latency_target_s
+    target_s = options.target
+    if target_s is None:
+        target_s = file.scaling().policy_of(options.model).latency_target_s
     if target_s is None:
         raise SimulationError(
             "expected a latency target: give --target SECONDS, or "

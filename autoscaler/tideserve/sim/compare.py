@@ -23,8 +23,9 @@ def policy_of(system: str, scenario: Scenario, settings: ScalingSettings) -> Pol
     if system not in (OURS, *BASELINES):
         raise ValueError(f"--against: expected one of {', '.join(BASELINES)}, got '{system}'")
     bounds = settings.policy_of(scenario.name)
-    least, most = max(1, bounds.min_replicas), bounds.max_replicas
-    rows = scenario.best_rows(max(1.0, len(scenario.arrived_s) / scenario.duration_s))
+    least, most = bounds.min_replicas, bounds.max_replicas
+    rate = len(scenario.arrived_s) / scenario.duration_s
+    rows = scenario.best_rows(max(1.0, rate / scenario.rows_per_s))
     concurrency = float(rows)
     match system.split("-"):
         case ["tideserve"]:
@@ -40,7 +41,12 @@ def policy_of(system: str, scenario: Scenario, settings: ScalingSettings) -> Pol
             )
         case ["hpa"]:
             return HpaPolicy(
-                HpaSettings(target_concurrency=concurrency, min_replicas=least, max_replicas=most)
+                # It has no way to zero.
+                HpaSettings(
+                    target_concurrency=concurrency,
+                    min_replicas=max(1, least),
+                    max_replicas=most,
+                )
             )
         case ["ray"]:
             return RayServePolicy(
@@ -49,7 +55,7 @@ def policy_of(system: str, scenario: Scenario, settings: ScalingSettings) -> Pol
                 )
             )
         case ["static"]:
-            return StaticPolicy(most)
+            return StaticPolicy(max(1, most))
         case _:
             raise AssertionError(f"{system} has a name and no rule")
 

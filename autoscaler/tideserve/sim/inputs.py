@@ -1,6 +1,7 @@
 """From files and options to a scenario."""
 
 import csv
+from math import isfinite, nan
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -21,14 +22,13 @@ _Choice = TypeVar("_Choice", BatchingMode, OnLate)
 
 def scenario_of(options: Options, target_s: float) -> Scenario:
     """Raises `SimulationError`."""
+    _check_numbers(options, target_s)
     try:
         arrived_s, duration_s = _arrivals(options, target_s)
         batch = _batch_times(options)
         start_s = Spread(options.start)
     except (OSError, ValueError) as error:
         raise SimulationError(str(error)) from error
-    if not target_s > 0.0:
-        raise SimulationError(f"--target: expected more than 0 s, got {target_s:g}")
     return Scenario(
         arrived_s=arrived_s,
         duration_s=duration_s,
@@ -41,6 +41,26 @@ def scenario_of(options: Options, target_s: float) -> Scenario:
         initial=options.initial,
         name=options.model,
     )
+
+
+def _check_numbers(options: Options, target_s: float) -> None:
+    """What a float can be and a time cannot; options that would have no effect."""
+    finite = {
+        "--speed": options.speed,
+        "--duration": options.duration,
+        "--noise": options.noise,
+        "--window": options.window,
+        "--start": options.start,
+    }
+    for option, value in finite.items():
+        if value is not None and not isfinite(value):
+            raise SimulationError(f"{option}: expected a finite number, got {value:g}")
+    if not (isfinite(target_s) and target_s > 0.0):
+        raise SimulationError(f"--target: expected seconds, more than 0, got {target_s:g}")
+    if options.trace is None and options.speed != 1.0:
+        raise SimulationError("--speed is of a --trace: give --arrivals the rate itself")
+    if options.window and options.batching != BatchingMode.WINDOW.value:
+        raise SimulationError(f"--window is of --batching window, got {options.batching}")
 
 
 def _arrivals(options: Options, target_s: float) -> tuple[NDArray[np.float64], float]:
@@ -78,9 +98,10 @@ def _batch_times(options: Options) -> BatchTimes:
             f"--linear: expected two numbers of milliseconds such as 1.053,5.072, "
             f"got '{options.linear}'"
         ) from None
-    if per_row_ms < 0.0 or per_row_ms + base_ms <= 0.0:
+    sane = isfinite(per_row_ms) and isfinite(base_ms)
+    if not sane or per_row_ms < 0.0 or per_row_ms + base_ms <= 0.0:
         raise SimulationError(
-            f"--linear: expected times that do not fall with the rows and are more than 0, "
+            f"--linear: expected finite times that do not fall with the rows and are more than 0, "
             f"got '{options.linear}'"
         )
     return BatchTimes.linear(per_row_ms / 1e3, base_ms / 1e3, options.noise)
@@ -89,19 +110,31 @@ def _batch_times(options: Options) -> BatchTimes:
 def _read_profile(path: Path) -> tuple[tuple[int, float], ...]:
     """Lines of rows and seconds, a heading allowed: `rows,seconds`."""
     points: list[tuple[int, float]] = []
-    with path.open(newline="", encoding="utf-8") as file:
+    # Spreadsheets put a byte order mark first.
+    with path.open(newline="", encoding="utf-8-sig") as file:
         for number, line in enumerate(csv.reader(file), 1):
-            if not line or (number == 1 and not line[0].strip().isdigit()):
+            if not line or (number == 1 and not _is_number(line[0])):
                 continue
             try:
                 rows, seconds = line
-                points.append((int(rows), float(seconds)))
+                point = int(rows), float(seconds)
             except ValueError:
+                point = 0, nan
+            if not isfinite(point[1]):
                 raise SimulationError(
                     f"{path}:{number}: expected rows,seconds such as 8,0.0135, got "
                     f"'{','.join(line)}'"
-                ) from None
+                )
+            points.append(point)
     return tuple(points)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _one_of(kind: type[_Choice], text: str, option: str) -> _Choice:

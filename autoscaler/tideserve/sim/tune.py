@@ -68,5 +68,5 @@ def tune(
 def _best(tried: list[Candidate], attainment: float) -> Candidate:
     holding = [one for one in tried if one.run.figures.attainment >= attainment]
     if holding:
-        return min(holding, key=lambda one: one.run.figures.replica_s)
+        return min(holding, key=lambda one: (one.run.figures.replica_s, one.policy.max_replicas))
     return max(tried, key=lambda one: one.run.figures.attainment)

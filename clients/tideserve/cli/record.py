@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -43,15 +44,19 @@ def record(
     from rich.progress import track
 
     seconds = max(1, round(seconds_of(duration)))
-    with (
-        control_client(
-            address, token_file, timeout_s=timeout, ca=tls_ca, certificate=tls_cert, key=tls_key
-        ) as client,
-        out.open("w", encoding="utf-8") as file,
-    ):
+    with ExitStack() as stack:
+        client = stack.enter_context(
+            control_client(
+                address, token_file, timeout_s=timeout, ca=tls_ca, certificate=tls_cert, key=tls_key
+            )
+        )
+        # Before the file is opened: what is in it shall outlive a wrong address or name.
+        first = client.status()
+        _check_served(first, model)
+        file = stack.enter_context(out.open("w", encoding="utf-8"))
 
         def looks() -> Iterator[ServerStatus]:
-            yield client.status()
+            yield first
             for _ in track(range(seconds), "recording", console=Console(stderr=True)):
                 time.sleep(_SECOND_S)
                 yield client.status()
@@ -70,17 +75,27 @@ def record(
 
 
 def rates(looks: Iterable[ServerStatus], model: str) -> Iterator[float]:
-    """Arrivals a second between one look and the next, by the server's clock. Ends the command
-    if the server has no such model."""
-    before: tuple[float, int] | None = None
+    """Arrivals a second between one look and the next, by the server's clock."""
+    before: tuple[float, dict[str, int]] | None = None
     for status in looks:
-        versions = [one for one in status.models if one.name == model]
-        if not versions and before is None:
-            names = ", ".join(sorted({one.name for one in status.models})) or "none"
-            fail(f"model '{model}' is not served; there are: {names}", REFUSED)
-        now = (status.time_s, sum(one.arrivals for one in versions))
+        counts: dict[str, int] = {}
+        for one in status.models:
+            if one.name == model:
+                # All generations of a version have the same numbers.
+                counts[one.version] = max(one.arrivals, counts.get(one.version, 0))
         if before is not None:
-            came, span_s = now[1] - before[1], now[0] - before[0]
-            # A restarted server counts anew.
-            yield (came if came >= 0 else now[1]) / span_s if span_s > 0.0 else 0.0
-        before = now
+            span_s = status.time_s - before[0]
+            # A version that is new, or of a restarted server, counts from 0.
+            came = sum(
+                count - known if count >= (known := before[1].get(version, 0)) else count
+                for version, count in counts.items()
+            )
+            yield came / span_s if span_s > 0.0 else 0.0
+        before = status.time_s, before[1] | counts if before is not None else counts
+
+
+def _check_served(status: ServerStatus, model: str) -> None:
+    """Ends the command if the server has no such model."""
+    if not any(one.name == model for one in status.models):
+        names = ", ".join(sorted({one.name for one in status.models})) or "none"
+        fail(f"model '{model}' is not served; there are: {names}", REFUSED)

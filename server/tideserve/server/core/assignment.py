@@ -1,6 +1,6 @@
 """Which replica gets which batch, decided when everything that happened is known."""
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import replace
 from heapq import nsmallest
 from math import inf
@@ -37,6 +37,10 @@ class Assignment:
         """Hands out what waits for one model; sets `decide_at_s` where waiting is better."""
         model.decide_at_s = inf
         if not model.queue.requests:
+            if model.earliest_free_s > now_s:
+                # What was known when the last batch was decided may be over: it ended early,
+                # or another replica came.
+                model.earliest_free_s = _earliest_free_s(key, model, replicas, now_s)
             return []
         actions = model.expire_overdue(now_s)
         model.decide_at_s = inf
@@ -46,9 +50,10 @@ class Assignment:
             if replica.model == key and replica.state is ReplicaState.READY
         ]
         candidates = [replica for replica in ready if replica.has_room()]
-        if len(candidates) > 1:
-            candidates.sort(key=_preference)
         in_time = model.settings.batch.mode is BatchingMode.SLO
+        if len(candidates) > 1:
+            differ = in_time and len({replica.device for replica in candidates}) > 1
+            candidates.sort(key=_fastest_first(model) if differ else _preference)
         for replica in candidates:
             if not model.queue.requests:
                 break
@@ -66,8 +71,7 @@ class Assignment:
                 case None:
                     pass
         if in_time:
-            free_s = (_next_free_s(model, replica, now_s) for replica in ready)
-            model.earliest_free_s = min(free_s, default=-inf)
+            model.earliest_free_s = _earliest_free_s(key, model, ready, now_s)
         return actions
 
     def _decide(
@@ -161,13 +165,27 @@ def _decide_in_time(
         return None
     outlook = _outlook(model, profile, replica, ready, start_s, now_s)
     queue, cap_rows = model.queue, cap_rows_of(model, replica)
+    leaves = _leaves_to_others(model, profile, ready)
     while True:
+        on_time = () if leaves else queue.on_time()
         choice = choose_in_time(
-            queue.on_time(), queue.late(), model.settings.batch, cap_rows, outlook, now_s
+            on_time, queue.late(), model.settings.batch, cap_rows, outlook, now_s
         )
         actions += model.be_late(choice.late)
         if choice.decision is not None or not choice.late:
             return choice.decision
+
+
+def _leaves_to_others(model: Model, profile: Profile, ready: list[Replica]) -> bool:
+    """Its device cannot be in time with a single row, and another one can: it takes what is late
+    only."""
+    target_s, margin_s = model.settings.batch.target_s or inf, model.margin_s()
+    if (profile.latency_s(1) or 0.0) + margin_s <= target_s:
+        return False
+    others = (model.profiles.on(device, _ANY_COST) for device in {one.device for one in ready})
+    return any(
+        (other.latency_s(1) or inf) + margin_s <= target_s for other in others if other is not None
+    )
 
 
 def _start_s(model: Model, replica: Replica, now_s: float) -> float | Wait | None:
@@ -235,6 +253,30 @@ def _outlook(
 
 def _slack_s(table_s: Sequence[float], target_s: float, margin_s: float) -> float:
     return max(0.0, table_s[1] + margin_s - target_s) - margin_s
+
+
+def _earliest_free_s(
+    key: Hashable, model: Model, replicas: Iterable[Replica], now_s: float
+) -> float:
+    return min(
+        (
+            _next_free_s(model, replica, now_s)
+            for replica in replicas
+            if replica.model == key and replica.state is ReplicaState.READY
+        ),
+        default=-inf,
+    )
+
+
+def _fastest_first(model: Model) -> Callable[[Replica], tuple[int, float, int]]:
+    """As `_preference`, the faster device before the lower number."""
+
+    def key(replica: Replica) -> tuple[int, float, int]:
+        profile = model.profiles.on(replica.device, _ANY_COST)
+        row_s = profile.latency_s(1) if profile is not None else None
+        return len(replica.leases), row_s or 0.0, replica.number
+
+    return key
 
 
 def _preference(replica: Replica) -> tuple[int, int]:

@@ -172,7 +172,7 @@ class Model:
         settings = self.settings.batch
         if self.earliest_free_s <= now_s:
             return False
-        latency_s = self.profiles.of(request.row_cost).latency_s(max(1, request.rows))
+        latency_s = self.profiles.least_s(request.row_cost, max(1, request.rows))
         if latency_s is None:
             return False
         due_s = request.deadline_s

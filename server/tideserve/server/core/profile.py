@@ -11,7 +11,7 @@ WINDOW: Final = 64  # outcomes remembered a size: about a second of a busy model
 QUANTILE: Final = 0.95
 # A size that was not seen for so many outcomes is forgotten: what was learned of it when the
 # device was slow would keep it from ever being tried again.
-FORGOTTEN_AFTER: Final = 2048
+FORGOTTEN_AFTER: Final = 128
 # Sizes up to this are told apart, larger ones by 32 an octave.
 _EXACT_ROWS: Final = 64
 # Once so much is known the curve is made anew every so many outcomes only.

@@ -47,6 +47,13 @@ class Profiles:
         """Of one device. None: nothing was learned there."""
         return self._known(device, row_cost) or self._known(device, _ANY_COST)
 
+    def least_s(self, row_cost: int, rows: int) -> float | None:
+        """l(rows) on the fastest device known. None: nothing was learned."""
+        devices = {device for device, _ in self._kinds if device != _ANY_DEVICE}
+        known = [profile for at in devices if (profile := self.on(at, row_cost)) is not None]
+        times_s = [profile.latency_s(rows) for profile in known or [self.every]]
+        return min((time_s for time_s in times_s if time_s is not None), default=None)
+
     def costs(self, device: str) -> list[int]:
         """What rows cost that were timed there."""
         return [cost for at, cost in self._kinds if at == device and cost != _ANY_COST]

@@ -23,6 +23,9 @@ MAX_DEFERRAL: Final = 1.5
 LOOK_AHEAD: Final = 3
 # Times are sums of floats: what is due at a moment must not miss it by their rounding.
 _ROUNDING_S: Final = 1e-9
+# Where a run of requests may begin: beyond so many of them only every second, third, ... is
+# looked at, for each costs a look at all that follow.
+_MOST_STARTS: Final = 400
 # Requests looked at for one batch, in batches.
 _SCAN_BATCHES: Final = 4
 
@@ -166,21 +169,42 @@ def _overload(
     own = [request for request in group if request.priority == level]
     taken = _window(own, settings, cap_rows, outlook)
     batch = own[taken.first : taken.end]
-    rows = taken.rows
-    budget_s = min(_left_s(request, outlook) for request in batch)
-    payload_bytes = sum(request.payload_bytes for request in batch)
     if taken.end == len(own):
-        for request in group[len(own) :]:
-            budget_s = min(budget_s, _left_s(request, outlook))
-            payload_bytes += request.payload_bytes
-            if (
-                rows + request.rows > min(cap_rows, outlook.rows_within(budget_s))
-                or payload_bytes > settings.max_lease_bytes
-            ):
-                break
-            batch.append(request)
-            rows += request.rows
+        batch += _filling(batch, group[len(own) :], settings, cap_rows, outlook)
+    rows = sum(request.rows for request in batch)
     return Choice(Form(tuple(batch), rows, full=True), own[: taken.first])
+
+
+def _filling(
+    batch: list[Request],
+    lower: list[Request],
+    settings: BatchSettings,
+    cap_rows: int,
+    outlook: Outlook,
+) -> list[Request]:
+    """The run of these, by due, that adds the most rows to the batch. The first of them are
+    nearly out of time in an overload: with them it would be a small batch."""
+    best: list[Request] = []
+    most_rows = 0
+    for first in range(len(lower)):
+        run: list[Request] = []
+        left_s = min(_left_s(request, outlook) for request in batch)
+        rows = own_rows = sum(request.rows for request in batch)
+        payload_bytes = sum(request.payload_bytes for request in batch)
+        for request in lower[first:]:
+            left_s = min(left_s, _left_s(request, outlook))
+            rows += request.rows
+            payload_bytes += request.payload_bytes
+            fits = rows <= min(cap_rows, outlook.rows_within(left_s))
+            if not fits or payload_bytes > settings.max_lease_bytes:
+                break
+            run.append(request)
+        added = sum(request.rows for request in run)
+        if added > most_rows:
+            best, most_rows = run, added
+        if first + len(run) == len(lower) or own_rows + most_rows >= cap_rows:
+            break
+    return best
 
 
 def _window(own: list[Request], settings: BatchSettings, cap_rows: int, outlook: Outlook) -> _Taken:
@@ -195,9 +219,11 @@ def _window(own: list[Request], settings: BatchSettings, cap_rows: int, outlook:
     price = best_rows / outlook.table_s[best_rows] if outlook.table_s[best_rows] > 0.0 else 0.0
     keep_up_s = outlook.table_s[outlook.keep_up_rows()]
     best, best_worth = _Taken(0, 1, own[0].rows), float("-inf")
-    left_out = 0
-    for first, request in enumerate(own):
-        fits = outlook.rows_within(_left_s(request, outlook))
+    left_out, counted = 0, 0
+    for first in range(0, len(own), 1 + len(own) // _MOST_STARTS):
+        left_out += sum(request.rows for request in own[counted:first])
+        counted = first
+        fits = outlook.rows_within(_left_s(own[first], outlook))
         taken = _prefix(own, first, settings, min(cap_rows, fits))
         time_s = outlook.table_s[min(taken.rows, len(outlook.table_s) - 1)]
         free_s = nsmallest(LOOK_AHEAD, (*outlook.next_free_s, outlook.start_s + time_s))
@@ -207,7 +233,6 @@ def _window(own: list[Request], settings: BatchSettings, cap_rows: int, outlook:
             best, best_worth = taken, worth
         if taken.end == len(own):
             break
-        left_out += request.rows
     return best
 
 
