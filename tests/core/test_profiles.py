@@ -1,5 +1,7 @@
 """l(b) by device and by what a row costs: what is told apart, and what stands in for the rest."""
 
+import pytest
+
 from tideserve.server.core.profiles import MAX_KINDS, Profiles
 
 
@@ -63,3 +65,15 @@ def test_the_least_is_that_of_the_fastest_device() -> None:
     profiles.observe("gpu:0", 1, 1, 0.010)
     assert profiles.least_s(1, 1) == 0.010
     assert profiles.least_s(64, 1) == 0.010
+
+
+def test_a_quiet_time_does_not_change_what_a_replica_can_do() -> None:
+    profiles = Profiles(by_device=True)
+    profiles.observe("cpu", 1, 8, 0.100)
+    for _ in range(1000):
+        profiles.observe("cpu", 1, 1, 0.030)
+    of_the_device = profiles.on("cpu", 1)
+    assert of_the_device is not None
+    # Batches of 8 are tried again as if nothing was known; the autoscaler goes on knowing them.
+    assert of_the_device.latency_s(8) == pytest.approx(0.240)
+    assert profiles.every.latency_s(8) == pytest.approx(0.100)

@@ -10,8 +10,10 @@ from tideserve.server.core.rolling import Rolling
 WINDOW: Final = 64  # outcomes remembered a size: about a second of a busy model
 QUANTILE: Final = 0.95
 # A size that was not seen for so many outcomes is forgotten: what was learned of it when the
-# device was slow would keep it from ever being tried again.
-FORGOTTEN_AFTER: Final = 128
+# device was slow would keep it from ever being tried again. Sooner where sizes are chosen by it;
+# later where it is read as what a replica can do, also after a quiet time of small batches.
+FORGOTTEN_AFTER: Final = 2048
+FORGOTTEN_SOON: Final = 128
 # Sizes up to this are told apart, larger ones by 32 an octave.
 _EXACT_ROWS: Final = 64
 # Once so much is known the curve is made anew every so many outcomes only.
@@ -37,7 +39,8 @@ class Profile:
     all larger ones slow.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, forgotten_after: int = FORGOTTEN_AFTER) -> None:
+        self._forgotten_after = forgotten_after
         self._sizes: dict[int, Rolling] = {}
         self._outcomes = 0
         self._curve = _Curve()
@@ -98,7 +101,7 @@ class Profile:
         return self._table
 
     def _forget(self) -> None:
-        oldest = self._outcomes - FORGOTTEN_AFTER
+        oldest = self._outcomes - self._forgotten_after
         if oldest <= 0:
             return
         for latencies in self._sizes.values():

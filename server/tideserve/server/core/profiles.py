@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Final
 
-from tideserve.server.core.profile import Profile
+from tideserve.server.core.profile import FORGOTTEN_AFTER, FORGOTTEN_SOON, Profile
 
 # More kinds of rows on devices than that are told apart no further: all keys are callers'.
 MAX_KINDS: Final = 256
@@ -74,4 +74,6 @@ class Profiles:
         """None: there are too many."""
         if kind not in self._kinds and len(self._kinds) >= MAX_KINDS:
             return None
-        return self._kinds.setdefault(kind, Profile())
+        # By those of a device batches are formed.
+        after = FORGOTTEN_AFTER if kind[0] == _ANY_DEVICE else FORGOTTEN_SOON
+        return self._kinds.setdefault(kind, Profile(after))
