@@ -46,6 +46,7 @@ class Fleet:
         self.launch_error = ""
         self.engine_away = False
         self.knows_of_it = True
+        self.ready_at_once = True
         self.fatal: FrontendError | None = None
 
     def latest(self) -> Snapshot | None:
@@ -62,6 +63,8 @@ class Fleet:
         for name, key in replicas:
             state = ReplicaState.READY if key is not None else ReplicaState.STANDBY
             self.replicas[name] = Replica(name, key, state, pid=1, was_ready=key is not None)
+            if not self.ready_at_once:
+                self.replicas[name] = Replica(name, key, ReplicaState.STARTING)
 
     def sample(self, snapshot: Snapshot, now_s: float) -> Sample:
         return Sample(unix_s=now_s)

@@ -170,6 +170,19 @@ def test_s3_an_engine_that_is_away_is_no_failed_start_however_long() -> None:
     assert [report.give_up_reason for report in fleet.reports] == ["", ""]
 
 
+def test_s3_an_engine_that_answers_and_starts_nothing_backs_off() -> None:
+    fleet, clock = Fleet(), Time()
+    loop = loop_of(fleet, clock, count=1)
+    fleet.engine_away, fleet.ready_at_once = True, False
+    for _ in range(240):  # a minute
+        clock.now_s += 0.25
+        fleet.knows_of_it = False  # it was looked at, and answered
+        loop.step()
+    announced = sum(line.startswith("announce") for line in fleet.calls)
+    assert announced < 12
+    assert fleet.reports[-1].failed_starts >= 4
+
+
 def test_s3_what_ended_before_this_autoscaler_began_is_no_failed_start() -> None:
     fleet = Fleet()
     fleet.handles = {

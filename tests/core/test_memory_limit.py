@@ -24,6 +24,9 @@ def test_what_ran_out_is_halved_and_doubled_again() -> None:
     for _ in range(4 * FIRST_PATIENCE):
         limit.went_well(2)
     assert limit.cap_rows == 4
+    for _ in range(4 * FIRST_PATIENCE):
+        limit.went_well(3)  # requests of three rows fill no batch of four
+    assert limit.cap_rows == 8
     settle(limit)
     assert limit.cap_rows is None
 

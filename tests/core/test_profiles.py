@@ -2,11 +2,11 @@
 
 import pytest
 
-from tideserve.server.core.profiles import MAX_KINDS, Profiles
+from tideserve.server.core.profiles import Profiles
 
 
 def test_batches_of_other_lengths_and_devices_are_told_apart() -> None:
-    profiles = Profiles(by_device=True)
+    profiles = Profiles(by_device=True, row_costs=(16, 32, 128))
     profiles.observe("gpu:0", 16, 4, 0.010)
     profiles.observe("gpu:0", 128, 4, 0.080)
     profiles.observe("gpu:1", 16, 4, 0.002)
@@ -14,17 +14,15 @@ def test_batches_of_other_lengths_and_devices_are_told_apart() -> None:
     assert short is not None
     assert long is not None
     assert (short.latency_s(4), long.latency_s(4)) == (0.010, 0.080)
-    assert sorted(profiles.costs("gpu:0")) == [16, 128]
-    assert profiles.costs("gpu:1") == [16]
     profiles.observe("gpu:1", 32, 4, 0.003)
     assert profiles.of(32).latency_s(4) == 0.003  # whatever the device
 
 
 def test_what_was_never_seen_is_as_what_is_next_to_it() -> None:
-    profiles = Profiles(by_device=True)
+    profiles = Profiles(by_device=True, row_costs=(16, 64))
     profiles.observe("cpu", 16, 1, 0.010)
     of_the_device = profiles.on("cpu", 64)
-    assert of_the_device is profiles.on("cpu", 1)
+    assert of_the_device is profiles.on("cpu")
     assert of_the_device is not None
     assert of_the_device.latency_s(1) == 0.010
     assert profiles.of(64) is profiles.every
@@ -34,7 +32,7 @@ def test_what_was_never_seen_is_as_what_is_next_to_it() -> None:
 def test_without_padding_and_targets_there_is_one_profile() -> None:
     profiles = Profiles()
     profiles.observe("cpu", 1, 2, 0.010)
-    assert profiles.costs("cpu") == []
+    assert not profiles.tells_costs_apart
     assert profiles.on("cpu", 1) is None
     assert profiles.every.latency_s(2) == 0.010
 
@@ -50,12 +48,17 @@ def test_a_warm_up_is_learned_only_by_those_that_know_nothing() -> None:
     assert other.latency_s(1) == 5.0
 
 
-def test_lengths_that_callers_make_up_are_bounded() -> None:
-    profiles = Profiles(by_device=True)
-    for length in range(2, 3 * MAX_KINDS):
-        profiles.observe("cpu", length, 1, 0.010)
-    assert len(profiles.costs("cpu")) <= MAX_KINDS
-    assert profiles.of(3 * MAX_KINDS - 1) is profiles.every
+def test_lengths_that_callers_make_up_are_one_kind_on_every_device() -> None:
+    profiles = Profiles(by_device=True, row_costs=(1, 16))
+    for length in range(17, 1000):
+        profiles.observe("gpu:0", length, 1, 0.010)
+    assert profiles.on("gpu:0", 17) is profiles.on("gpu:0", 10_000)
+    profiles.observe("gpu:1", 5000, 1, 0.020)
+    for length, latency_s in ((1, 0.001), (12, 0.005)):
+        profiles.observe("gpu:1", length, 1, latency_s)
+        of_the_length = profiles.on("gpu:1", length)
+        assert of_the_length is not None
+        assert of_the_length.latency_s(1) == latency_s
 
 
 def test_the_least_is_that_of_the_fastest_device() -> None:

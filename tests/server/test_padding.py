@@ -105,6 +105,19 @@ def test_buckets_wait_apart_and_what_is_longer_than_all_goes_as_it_is() -> None:
     assert [plan.padding_bytes for plan in plans] == [0, 3 * 3 * 5, 0, 0, 0]
 
 
+def test_a_request_that_would_not_fit_a_lease_with_its_padding_is_not_padded() -> None:
+    """Without a byte of data it could ask for gigabytes."""
+    spec = make_spec([TensorSpec("x", "FP32", (-1, -1))], [TensorSpec("x", "FP32", (-1, -1))])
+    padding = Padding(0, (16,), {"x": bytes(4)}, frozenset({"x"}))
+    names = [name for name in ModelSpec.__slots__ if name != "padding"]
+    spec = ModelSpec(**{name: getattr(spec, name) for name in names}, padding=padding)
+    request = ModelInferRequest(model_name="m")
+    add_input(request, "x", "FP32", [1, 0, 16_000_000], b"")
+    plan = read_inputs(request, spec).plan
+    assert (plan.padding_bytes, plan.row_cost, plan.length) == (0, 0, 0)
+    assert plan.tensors[0].padded_shape == (1, 0, 16_000_000)
+
+
 def test_a_known_plan_is_filled_with_the_same_padding() -> None:
     ids = np.ones((1, 3, 3), np.int32)
     read = read_inputs(request_of(ids, ids > 0), spec_of())
@@ -148,6 +161,7 @@ def test_inputs_of_different_lengths_are_refused() -> None:
         ("BOOL", 1.0, b"\x01"),
         ("BOOL", 2.0, None),
         ("FP16", -0.5, np.float16(-0.5).tobytes()),
+        ("FP16", 1e6, None),
         ("FP32", float("-inf"), np.float32("-inf").tobytes()),
         ("FP64", 0.1, np.float64(0.1).tobytes()),
         ("BF16", -2.0, b"\x00\xc0"),

@@ -73,6 +73,7 @@ class Executor:
         self._cores: dict[str, tuple[str, frozenset[int]]] = {}  # with the device, by replica
         self._unprepared = ""  # why the last `prepare` failed
         self._away = False
+        self._engine_away = False  # as of the last start
 
     @property
     def can_prepare(self) -> bool:
@@ -212,10 +213,14 @@ class Executor:
             )
             try:
                 handle = self._launcher.start(spec)
-            except LauncherAwayError as error:
-                self._withdraw(starts[starts.index(start) :], str(error))
-                break
             except LaunchError as error:
+                # An engine that answers in between, and fails the next start in the same way, is
+                # not away: that start backs off as any other.
+                was_away, self._engine_away = self._engine_away, True
+                if isinstance(error, LauncherAwayError) and not was_away:
+                    self._withdraw(starts[starts.index(start) :], str(error))
+                    break
+                self._engine_away = was_away
                 self._unborn[start.replica_id] = Instance(
                     start.replica_id,
                     start.key,
@@ -223,6 +228,7 @@ class Executor:
                     Exit(f"could not be started: {error}"),
                 )
                 continue
+            self._engine_away = False
             self._cores[start.replica_id] = (device.name, cores)
             done.append(start)
             _LOG.info("start %s, %s: %s", handle.replica_id, handle.where, start.reason)

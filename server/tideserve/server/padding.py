@@ -78,7 +78,7 @@ class Padding:
             place = (slice(first_row, first_row + rows), *before, slice(0, length))
             joined[place] = np.frombuffer(data, dtype).reshape(own_shape)
             first_row += rows
-        return joined.tobytes()
+        return joined.reshape(-1).view(np.uint8).data
 
     def cut(self, data: Buffer, shape: tuple[int, ...], length: int, element_bytes: int) -> Buffer:
         """The first `length` of a caller's rows of an output of that shape."""
@@ -105,4 +105,6 @@ def pad_element(datatype: str, value: float) -> bytes | None:
             return None
         return np.array(int(value), dtype).tobytes()
     with np.errstate(over="ignore"):
-        return np.array(value, dtype).tobytes()
+        element = np.array(value, dtype)
+    overflows = isfinite(value) and not isfinite(float(element))
+    return None if overflows else element.tobytes()

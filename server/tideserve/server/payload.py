@@ -89,11 +89,17 @@ def read_inputs(message: ModelInferRequest, spec: ModelSpec) -> InferInputs:
     and what came, `UnsupportedError` for shared memory and classification."""
     found = _read_tensors(message, spec)
     tensors = tuple(tensor for tensor, _, _ in found)
+    data = tuple(data for _, _, data in found)
     length = _padded_length(tensors, spec)
+    row_cost = 1 if length is None or spec.padding is None else spec.padding.padded(length)
     padding_bytes = sum(
         (prod(tensor.padded_shape) - prod(tensor.shape)) * DATATYPE_BYTES[tensor.datatype]
         for tensor in tensors
     )
+    if padding_bytes and padding_bytes + sum(map(len, data)) > spec.settings.batch.max_lease_bytes:
+        # It would travel alone: as it came, or a few bytes could ask for gigabytes of padding.
+        tensors = tuple(tensor._replace(padded_shape=tensor.shape) for tensor in tensors)
+        row_cost, padding_bytes = length or 0, 0
     plan = InferPlan(
         tensors=tensors,
         raw_order=tuple(at for _, at, _ in found),
@@ -106,10 +112,9 @@ def read_inputs(message: ModelInferRequest, spec: ModelSpec) -> InferInputs:
         priority=_read_priority(message, spec),
         timeout_s=_read_timeout_s(message),
         length=length,
-        row_cost=1 if length is None or spec.padding is None else spec.padding.padded(length),
+        row_cost=row_cost,
         padding_bytes=padding_bytes,
     )
-    data = tuple(data for _, _, data in found)
     return InferInputs(plan, data, padding_bytes + sum(map(len, data)))
 
 

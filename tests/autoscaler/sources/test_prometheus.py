@@ -224,9 +224,19 @@ def test_the_sum_of_several_frontends_does_not_fall_when_one_is_gone_for_good() 
     for _ in range(1300):
         found = even.even([arrivals("b", 6.0)])
         assert sum(point.value for point in found) == 106.0
-    # As one that was never seen: what it had come to is in the sum already.
-    found = even.even([arrivals("b", 6.0), arrivals("a", 1.0)])
+    # It comes back: what it had come to is in the sum already, or was of another time.
+    found = even.even([arrivals("b", 6.0), arrivals("a", 1000.0)])
+    assert sum(point.value for point in found) == 106.0
+    found = even.even([arrivals("b", 6.0), arrivals("a", 1001.0)])
     assert sum(point.value for point in found) == 107.0
+
+
+def test_the_first_of_a_kind_of_a_known_frontend_counts() -> None:
+    even = EvenSeries()
+    even.even([arrivals("a", 100.0)])
+    labels = (*arrivals("a", 0.0).labels, ("outcome", "rejected"), ("reason", "queue_rows"))
+    rejected = Point("tideserve_requests_total", labels, 1.0)
+    assert rejected in even.even([arrivals("a", 101.0), rejected])
 
 
 def test_a_version_that_is_gone_leaves_nothing_behind() -> None:

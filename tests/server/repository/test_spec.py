@@ -121,6 +121,11 @@ def test_instances_are_those_of_all_groups(text: str, expected: int) -> None:
     assert instance_count(parse_config(TENSORS + text, "m")) == expected
 
 
+def test_more_instances_than_can_be_are_refused() -> None:
+    with pytest.raises(ModelConfigError, match="expected at most 4096 instances in all, got 4097"):
+        _build(TENSORS + "instance_group { count: 4000 } instance_group { count: 97 }")
+
+
 def test_every_data_type_has_its_name_on_the_client_plane() -> None:
     names = set()
     for value in DataType.DESCRIPTOR.values:

@@ -1,6 +1,6 @@
 """From Prometheus' series to loads: counters that never fall, histograms, one load a version."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -70,7 +70,9 @@ class EvenSeries:
         """Counters on top of what they were before resets, those that are absent too; gauges as
         they are."""
         self._poll += 1
-        found = [self._one(point) for point in points]
+        known = {_version(labels) for _, labels in self._counters}
+        sources = {_source(labels) for _, labels in self._counters}
+        found = [self._one(point, known, sources) for point in points]
         for key, counter in list(self._counters.items()):
             if self._poll - counter.poll > KEPT_POLLS:
                 del self._counters[key]
@@ -84,14 +86,25 @@ class EvenSeries:
         }
         return found + [Point(*key, total) for key, total in self._gone.items()]
 
-    def _one(self, point: Point) -> Point:
+    def _one(self, point: Point, known: Set[Version], sources: Set[Labels]) -> Point:
         if point.name not in _COUNTERS:
             return point
-        counter = self._counters.setdefault((point.name, point.labels), _Counter())
+        counter = self._counters.get((point.name, point.labels))
+        if counter is None:
+            counter = self._counters[point.name, point.labels] = _Counter()
+            if _version(point.labels) in known and _source(point.labels) not in sources:
+                # Another frontend of the version: what it counted before is no load of now.
+                counter.before = -point.value
         if point.value < counter.last:
             counter.before += counter.last
         counter.last, counter.poll = point.value, self._poll
         return Point(point.name, point.labels, counter.total)
+
+
+def _source(labels: Labels) -> Labels:
+    """Which frontend, and of which version it tells."""
+    told = _SUMMED - {"model", "version"} | {"reason"}
+    return tuple(label for label in labels if label[0] not in told)
 
 
 def _version(labels: Labels) -> Version:

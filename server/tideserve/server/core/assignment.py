@@ -18,7 +18,6 @@ from tideserve.server.core.slo import LOOK_AHEAD, Outlook, choose_in_time
 
 # A batch for a replica that still computes is decided this long before it should be done.
 PREFETCH_LEAD_S: Final = 0.002
-_ANY_COST: Final = 1
 
 
 class Assignment:
@@ -86,7 +85,7 @@ class Assignment:
         own next outcome. What ends for it is added to `actions`."""
         settings = model.settings.batch
         if settings.mode is BatchingMode.SLO:
-            profile = model.profiles.on(replica.device, _ANY_COST)
+            profile = model.profiles.on(replica.device)
             # What nobody has timed is not waited with.
             if profile is not None:
                 return _decide_in_time(model, profile, replica, ready, actions, now_s)
@@ -182,7 +181,7 @@ def _leaves_to_others(model: Model, profile: Profile, ready: list[Replica]) -> b
     target_s, margin_s = model.settings.batch.target_s or inf, model.margin_s()
     if (profile.latency_s(1) or 0.0) + margin_s <= target_s:
         return False
-    others = (model.profiles.on(device, _ANY_COST) for device in {one.device for one in ready})
+    others = (model.profiles.on(device) for device in {one.device for one in ready})
     return any(
         (other.latency_s(1) or inf) + margin_s <= target_s for other in others if other is not None
     )
@@ -238,17 +237,20 @@ def _outlook(
         rows_per_s=model.arrivals.rows_per_s(now_s),
         next_free_s=tuple(nsmallest(LOOK_AHEAD, others)),
     )
-    costs = model.profiles.costs(replica.device)
-    if not costs:
+    if not model.profiles.tells_costs_apart:
         return every
-    by_cost = {}
-    for cost in costs:
-        own = model.profiles.on(replica.device, cost)
-        if own is not None:
+    known: dict[int, Outlook] = {}
+
+    def of(row_cost: int) -> Outlook:
+        found = known.get(row_cost)
+        if found is None:
+            own = model.profiles.on(replica.device, row_cost) or profile
             table_s = own.table(most_rows)
             slack_s = _slack_s(table_s, target_s, margin_s)
-            by_cost[cost] = replace(every, table_s=table_s, slack_s=slack_s)
-    return replace(every, by_cost=by_cost)
+            found = known[row_cost] = replace(every, table_s=table_s, slack_s=slack_s)
+        return found
+
+    return replace(every, by_cost=of)
 
 
 def _slack_s(table_s: Sequence[float], target_s: float, margin_s: float) -> float:
@@ -272,7 +274,7 @@ def _fastest_first(model: Model) -> Callable[[Replica], tuple[int, float, int]]:
     """As `_preference`, the faster device before the lower number."""
 
     def key(replica: Replica) -> tuple[int, float, int]:
-        profile = model.profiles.on(replica.device, _ANY_COST)
+        profile = model.profiles.on(replica.device)
         row_s = profile.latency_s(1) if profile is not None else None
         return len(replica.leases), row_s or 0.0, replica.number
 

@@ -28,7 +28,8 @@ class MemoryLimit:
 
     def went_well(self, rows: int) -> None:
         """A batch of that many rows was computed."""
-        if self.cap_rows is None or rows < self.cap_rows:
+        # Requests of several rows do not always fill it up.
+        if self.cap_rows is None or 2 * rows <= self.cap_rows:
             return
         self.batches += 1
         if self.batches < self.patience:

@@ -1,34 +1,38 @@
 """What was learned of one model version: l(b) over all, and apart where batches differ."""
 
+from bisect import bisect_left
 from collections.abc import Iterable
 from typing import Final
 
 from tideserve.server.core.profile import FORGOTTEN_AFTER, FORGOTTEN_SOON, Profile
 
-# More kinds of rows on devices than that are told apart no further: all keys are callers'.
-MAX_KINDS: Final = 256
 _ANY_DEVICE: Final = ""
-# What every row costs where nothing is padded.
-_ANY_COST: Final = 1
+_ANY_COST: Final = 0
 
 
 class Profiles:
-    """Owns the profiles: of all batches (`every`), of those whose rows cost as much (a row's
-    length where requests are padded, else 1), and both by device where `by_device`.
+    """Owns the profiles: of all batches (`every`), of those whose rows cost up to the same of
+    `row_costs` (ascending: the lengths that requests are padded to; what costs more is one kind
+    more), and both by device where `by_device`.
 
     What was never seen of a kind is answered from what is next to it: of another length on the
     same device; of any device where the device does not matter.
     """
 
-    def __init__(self, *, by_device: bool = False) -> None:
+    def __init__(self, *, by_device: bool = False, row_costs: tuple[int, ...] = ()) -> None:
         self.every = Profile()
         self._by_device = by_device
+        self._row_costs = row_costs
         self._kinds: dict[tuple[str, int], Profile] = {}
+
+    @property
+    def tells_costs_apart(self) -> bool:
+        return bool(self._row_costs)
 
     def observe(self, device: str, row_cost: int, rows: int, latency_s: float) -> None:
         """Learns one outcome."""
         self.every.observe(rows, latency_s)
-        for profile in self._concerned(device, row_cost):
+        for profile in self._concerned(device, self._kind_of(row_cost)):
             profile.observe(rows, latency_s)
 
     def observe_first(self, device: str, points: Iterable[tuple[int, float]]) -> None:
@@ -41,11 +45,14 @@ class Profiles:
 
     def of(self, row_cost: int) -> Profile:
         """Over all devices."""
-        return self._known(_ANY_DEVICE, row_cost) or self.every
+        return self._known(_ANY_DEVICE, self._kind_of(row_cost)) or self.every
 
-    def on(self, device: str, row_cost: int) -> Profile | None:
-        """Of one device. None: nothing was learned there."""
-        return self._known(device, row_cost) or self._known(device, _ANY_COST)
+    def on(self, device: str, row_cost: int | None = None) -> Profile | None:
+        """Of one device, by default whatever the rows cost. None: nothing was learned there."""
+        any_cost = self._known(device, _ANY_COST)
+        if row_cost is None:
+            return any_cost
+        return self._known(device, self._kind_of(row_cost)) or any_cost
 
     def least_s(self, row_cost: int, rows: int) -> float | None:
         """l(rows) on the fastest device known. None: nothing was learned."""
@@ -54,26 +61,24 @@ class Profiles:
         times_s = [profile.latency_s(rows) for profile in known or [self.every]]
         return min((time_s for time_s in times_s if time_s is not None), default=None)
 
-    def costs(self, device: str) -> list[int]:
-        """What rows cost that were timed there."""
-        return [cost for at, cost in self._kinds if at == device and cost != _ANY_COST]
+    def _kind_of(self, row_cost: int) -> int:
+        if not self._row_costs:
+            return _ANY_COST
+        at = bisect_left(self._row_costs, row_cost)
+        return self._row_costs[at] if at < len(self._row_costs) else self._row_costs[-1] + 1
 
-    def _known(self, device: str, row_cost: int) -> Profile | None:
-        found = self._kinds.get((device, row_cost))
+    def _known(self, device: str, kind: int) -> Profile | None:
+        found = self._kinds.get((device, kind))
         return found if found is not None and found.known else None
 
-    def _concerned(self, device: str, row_cost: int) -> list[Profile]:
+    def _concerned(self, device: str, kind: int) -> list[Profile]:
         """Those beside `every`."""
         kinds = [(device, _ANY_COST)] if self._by_device else []
-        if row_cost != _ANY_COST:
-            kinds += [(at, row_cost) for at in (_ANY_DEVICE, *(at for at, _ in kinds))]
-        found = [self._kind(kind) for kind in kinds]
-        return [profile for profile in found if profile is not None]
+        if kind != _ANY_COST:
+            kinds += [(at, kind) for at in (_ANY_DEVICE, *(at for at, _ in kinds))]
+        return [self._kind(*one) for one in kinds]
 
-    def _kind(self, kind: tuple[str, int]) -> Profile | None:
-        """None: there are too many."""
-        if kind not in self._kinds and len(self._kinds) >= MAX_KINDS:
-            return None
+    def _kind(self, device: str, kind: int) -> Profile:
         # By those of a device batches are formed.
-        after = FORGOTTEN_AFTER if kind[0] == _ANY_DEVICE else FORGOTTEN_SOON
-        return self._kinds.setdefault(kind, Profile(after))
+        after = FORGOTTEN_AFTER if device == _ANY_DEVICE else FORGOTTEN_SOON
+        return self._kinds.setdefault((device, kind), Profile(after))

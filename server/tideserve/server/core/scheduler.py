@@ -68,7 +68,7 @@ class Scheduler:
             settings,
             ModelQueue(settings.queue, batch.target_s),
             OrderKeeper() if batch.preserve_ordering else None,
-            Profiles(by_device=batch.mode is BatchingMode.SLO),
+            Profiles(by_device=batch.mode is BatchingMode.SLO, row_costs=batch.row_costs),
         )
 
     def remove_model(self, key: Hashable, detail: str) -> list[Action]:

@@ -70,7 +70,7 @@ class BatchSettings:
     """How requests of one model version become batches.
 
     `max_batch_rows` 0: the model has no batch dimension, every request travels alone.
-    `max_batch_cost` None: any; else rows times what each costs, which a request alone may exceed.
+    `row_costs`, ascending: what rows are padded to cost. `max_batch_cost` None: any; else rows times what each costs, which a request alone may exceed.
     `preferred_rows` ascends. `target_s`: from arrival to answer, set in mode SLO, and
     `on_late` is of that mode.
     """
@@ -82,6 +82,7 @@ class BatchSettings:
     preserve_ordering: bool = False
     max_lease_bytes: int = 32 * 1024 * 1024
     max_batch_cost: int | None = None
+    row_costs: tuple[int, ...] = ()
     target_s: float | None = None
     on_late: OnLate = OnLate.SERVE
 

@@ -6,7 +6,7 @@ out when there are too many (`_window`), and that those are served late where th
 """
 
 from bisect import bisect_right
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from heapq import nsmallest
 from itertools import islice
@@ -39,7 +39,7 @@ class Outlook:
     begin; `next_free_s`: when the others could, ascending. `slack_s` is added to what is due:
     negative for the margin of link and loop, and at least what makes one row alone feasible,
     or a target below l(1) would leave nothing to serve. `rows_per_s`: arrivals. `by_cost`: the
-    same for rows of which each costs so much, where that differs.
+    same for rows of which each costs so much; None: all cost the same.
     """
 
     table_s: Sequence[float]
@@ -50,11 +50,11 @@ class Outlook:
     slack_s: float = 0.0
     rows_per_s: float = 0.0
     next_free_s: tuple[float, ...] = ()
-    by_cost: Mapping[int, "Outlook"] = field(default_factory=dict)
+    by_cost: Callable[[int], "Outlook"] | None = None
 
     def of(self, row_cost: int) -> "Outlook":
-        """For rows of that cost; this one where nobody timed them."""
-        return self.by_cost.get(row_cost, self)
+        """For rows of that cost."""
+        return self if self.by_cost is None else self.by_cost(row_cost)
 
     def rows_within(self, seconds: float) -> int:
         """The most rows that take no longer."""
@@ -132,7 +132,7 @@ def _feasible(
     groups: dict[Hashable, list[Request]] = {}
     late: list[Request] = []
     for request in islice(on_time, _SCAN_BATCHES * cap_rows + 64):
-        own = outlook.of(request.row_cost) if outlook.by_cost else outlook
+        own = outlook if outlook.by_cost is None else outlook.by_cost(request.row_cost)
         alone_s = own.table_s[min(request.rows, len(own.table_s) - 1)]
         if _left_s(request, own) + _ROUNDING_S < alone_s:
             late.append(request)

@@ -49,6 +49,7 @@ def model_settings(config: ModelConfig, source: str, complete: bool) -> ModelSet
             target_s=target_s,
             on_late=own.on_late or OnLate.SERVE,
             max_batch_cost=None if own.pad is None else own.pad.cost,
+            row_costs=() if own.pad is None else own.pad.edges,
         ),
         lease=LeaseSettings(
             retryable=own.retryable is not False, max_batch_time_s=own.max_batch_time_s

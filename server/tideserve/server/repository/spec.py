@@ -1,6 +1,7 @@
 """From a configuration to a `ModelSpec`, with every check that needs no model file."""
 
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 from tideserve.server.errors import ModelConfigError
 from tideserve.server.model_spec import ModelSpec, TensorSpec
@@ -17,6 +18,9 @@ from tideserve.v1.model_config_pb2 import (
     ModelInstanceGroup,
     ModelOutput,
 )
+
+# As many replicas as the autoscaler starts at most.
+MAX_INSTANCES: Final = 4096
 
 
 def is_complete(config: ModelConfig) -> bool:
@@ -184,3 +188,8 @@ def _check_instances(config: ModelConfig, source: str) -> None:
                 f"{source}: instance_group[{index}]: gpus: expected none with "
                 f"{ModelInstanceGroup.Kind.Name(group.kind)}, got {list(group.gpus)}"
             )
+    if instance_count(config) > MAX_INSTANCES:
+        raise ModelConfigError(
+            f"{source}: instance_group: expected at most {MAX_INSTANCES} instances in all, got "
+            f"{instance_count(config)}"
+        )
