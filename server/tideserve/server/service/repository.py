@@ -277,10 +277,10 @@ class RepositoryService:
 
 
 _NEWER_BROKEN: Final = "the files as they are now cannot be served: {}"
-# The first of a version's generations in this order stands for it.
+_SEE_LOG: Final = "the server failed on this call; see its log"
 # Remembered, to say each once.
 MAX_REMARKS: Final = 4096
-_SEE_LOG: Final = "the server failed on this call; see its log"
+# The first of a version's generations in this order stands for it.
 _INDEX_STATES: Final = {
     ModelState.READY: "READY",
     ModelState.LOADING: "LOADING",
