@@ -216,11 +216,10 @@ class Executor:
             except LaunchError as error:
                 # An engine that answers in between, and fails the next start in the same way, is
                 # not away: that start backs off as any other.
-                was_away, self._engine_away = self._engine_away, True
-                if isinstance(error, LauncherAwayError) and not was_away:
+                if isinstance(error, LauncherAwayError) and not self._engine_away:
+                    self._engine_away = True
                     self._withdraw(starts[starts.index(start) :], str(error))
                     break
-                self._engine_away = was_away
                 self._unborn[start.replica_id] = Instance(
                     start.replica_id,
                     start.key,

@@ -6,6 +6,7 @@ share a batch (R3). Unlike the core none of them decides ahead: a replica that h
 nothing. Replicas share one queue, where Clipper and Nexus deal requests out to one for each.
 """
 
+from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Hashable, Iterable
@@ -27,7 +28,7 @@ from tideserve.server.core.slo import Choice
 _ROUNDING: Final = 1e-9
 
 
-class _Rule(Assignment):
+class _Rule(Assignment, ABC):
     """Gives to replicas with empty hands only."""
 
     def _decide(
@@ -47,9 +48,9 @@ class _Rule(Assignment):
             if choice.decision is not None or not choice.late:
                 return choice.decision
 
+    @abstractmethod
     def _batch(self, model: Model, replica: Replica, now_s: float) -> Choice:
         """What goes to this replica; no suspects wait."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,15 +39,11 @@ class Assignment:
             if model.earliest_free_s > now_s:
                 # What was known when the last batch was decided may be over: it ended early,
                 # or another replica came.
-                model.earliest_free_s = _earliest_free_s(key, model, replicas, now_s)
+                model.earliest_free_s = _earliest_free_s(model, _ready(key, replicas), now_s)
             return []
         actions = model.expire_overdue(now_s)
         model.decide_at_s = inf
-        ready = [
-            replica
-            for replica in replicas
-            if replica.model == key and replica.state is ReplicaState.READY
-        ]
+        ready = _ready(key, replicas)
         candidates = [replica for replica in ready if replica.has_room()]
         in_time = model.settings.batch.mode is BatchingMode.SLO
         if len(candidates) > 1:
@@ -70,7 +66,7 @@ class Assignment:
                 case None:
                     pass
         if in_time:
-            model.earliest_free_s = _earliest_free_s(key, model, ready, now_s)
+            model.earliest_free_s = _earliest_free_s(model, ready, now_s)
         return actions
 
     def _decide(
@@ -257,17 +253,16 @@ def _slack_s(table_s: Sequence[float], target_s: float, margin_s: float) -> floa
     return max(0.0, table_s[1] + margin_s - target_s) - margin_s
 
 
-def _earliest_free_s(
-    key: Hashable, model: Model, replicas: Iterable[Replica], now_s: float
-) -> float:
-    return min(
-        (
-            _next_free_s(model, replica, now_s)
-            for replica in replicas
-            if replica.model == key and replica.state is ReplicaState.READY
-        ),
-        default=-inf,
-    )
+def _ready(key: Hashable, replicas: Iterable[Replica]) -> list[Replica]:
+    return [
+        replica
+        for replica in replicas
+        if replica.model == key and replica.state is ReplicaState.READY
+    ]
+
+
+def _earliest_free_s(model: Model, ready: list[Replica], now_s: float) -> float:
+    return min((_next_free_s(model, replica, now_s) for replica in ready), default=-inf)
 
 
 def _fastest_first(model: Model) -> Callable[[Replica], tuple[int, float, int]]:
