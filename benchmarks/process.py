@@ -55,6 +55,12 @@ class ServerProcess:
                 raise ServerFailedError(self._complaint(f"was not ready in {_READY_TIMEOUT_S} s"))
             time.sleep(_POLL_S)
 
+    @property
+    def pid(self) -> int:
+        """Of the process that was started."""
+        assert self._process is not None, "start it first"
+        return self._process.pid
+
     def cpu_seconds(self) -> float:
         """CPU seconds of all its processes so far. Raises ServerFailedError when it is gone."""
         if self._process is None or self._process.poll() is not None:

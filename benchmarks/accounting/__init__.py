@@ -1,0 +1,1 @@
+"""Where the CPU of one request goes: `python -m benchmarks.accounting`."""

@@ -1,0 +1,181 @@
+"""A server of one identity model, run under load, and what its clocks say of a request."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from onnx import TensorProto, helper, save_model
+
+from benchmarks.accounting.threads import thread_cpu_s
+from benchmarks.errors import ServerFailedError
+from benchmarks.h2load import Callers, send
+from benchmarks.process import ServerProcess, free_port
+from tideserve.client import Client
+from tideserve.v1.inference_pb2 import ModelInferRequest
+
+_DUMP_TIMEOUT_S: Final = 5.0
+_WARM_UP_REQUESTS: Final = 1000
+_WARM_UP_BYTES: Final = 1 << 29
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """CPU us a request by part, in the order in which a request meets them."""
+
+    requests_per_s: float
+    mean_batch: float
+    parts_us: dict[str, float]
+
+    @property
+    def total_us(self) -> float:
+        return sum(self.parts_us.values())
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    stages_s: dict[str, float]
+    dispatcher_s: float
+    frontend_s: float
+    replica_s: float
+    replica_compute_s: float
+    batches: int
+    input_s: float
+    infer_s: float
+    output_s: float
+
+
+class AccountedServer:
+    """A server of one identity model with one replica, and its clocks."""
+
+    def __init__(self, model: str, elements: int, folder: Path) -> None:
+        self._model = model
+        self._elements = elements
+        self._folder = folder
+        self._totals = folder / "totals.json"
+        self.address = ""
+        self._process: ServerProcess | None = None
+        self._frontend = self._replica = 0
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Starts it, and stops it at the end."""
+        write_identity(self._folder / "models" / self._model, self._elements)
+        self.address = f"127.0.0.1:{free_port()}"
+        arguments = [
+            *(sys.executable, "-m", "benchmarks.accounting.server", str(self._totals), "serve"),
+            str(self._folder / "models"),
+            f"--grpc-port={self.address.rpartition(':')[2]}",
+            f"--http-port={free_port()}",
+            "--replicas=1",
+        ]
+        self._process = ServerProcess(arguments, {}, self._folder / "log")
+        self._process.start(lambda printed: "ready grpc=" in printed)
+        try:
+            self._frontend = self._process.pid
+            self._replica = self._replica_pid()
+            yield
+        finally:
+            self._process.stop()
+
+    def account(self, callers: Callers, seconds: float) -> Account:
+        """Loads it for about so many seconds."""
+        message = self._request()
+        warm_up = max(callers.count, min(_WARM_UP_REQUESTS, _WARM_UP_BYTES // len(message)))
+        rate = send(self.address, message, warm_up, callers).requests_per_s
+        requests = max(callers.count, round(rate * seconds))
+        before = self._read()
+        load = send(self.address, message, requests, callers)
+        after = self._read()
+        return _account(before, after, requests, load.requests_per_s)
+
+    def _request(self) -> bytes:
+        request = ModelInferRequest(model_name=self._model)
+        request.inputs.add(name="IN", datatype="FP32", shape=(1, self._elements))
+        row = np.random.default_rng(0).standard_normal(self._elements, dtype=np.float32)
+        request.raw_input_contents.append(row.tobytes())
+        return request.SerializeToString()
+
+    def _read(self) -> _Reading:
+        self._totals.unlink(missing_ok=True)
+        os.kill(self._frontend, signal.SIGUSR1)
+        give_up_s = time.monotonic() + _DUMP_TIMEOUT_S
+        while not self._totals.exists():
+            if time.monotonic() > give_up_s:
+                raise ServerFailedError(f"the server wrote no totals within {_DUMP_TIMEOUT_S} s")
+            time.sleep(0.01)
+        said = json.loads(self._totals.read_text())
+        frontend, replica = thread_cpu_s(self._frontend), thread_cpu_s(self._replica)
+        with Client(self.address) as client:
+            (stats,) = client.statistics(self._model)
+        return _Reading(
+            stages_s=said["stages"],
+            dispatcher_s=frontend[said["thread"]],
+            frontend_s=sum(frontend.values()),
+            replica_s=sum(replica.values()),
+            replica_compute_s=max(replica.values()),
+            batches=stats.execution_count,
+            input_s=stats.compute_input.total_s,
+            infer_s=stats.compute_infer.total_s,
+            output_s=stats.compute_output.total_s,
+        )
+
+    def _replica_pid(self) -> int:
+        tideserve = str(Path(sys.executable).with_name("tideserve"))
+        out = subprocess.run(
+            [tideserve, "replicas", "--json", "--address", self.address],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        (replica,) = json.loads(out)
+        pid: int = replica["pid"]
+        return pid
+
+
+def _account(before: _Reading, after: _Reading, requests: int, requests_per_s: float) -> Account:
+    def us(name: str) -> float:
+        spent: float = getattr(after, name) - getattr(before, name)
+        return spent / requests * 1e6
+
+    stages_us = {
+        stage: (after.stages_s[stage] - before.stages_s[stage]) / requests * 1e6
+        for stage in after.stages_s
+    }
+    # The stopwatch runs while the dispatcher waits for events: of that only the CPU counts.
+    dispatcher_us = us("dispatcher_s")
+    stages_us["receive"] = dispatcher_us - sum(
+        spent for stage, spent in stages_us.items() if stage != "receive"
+    )
+    model_us = us("input_s") + us("infer_s") + us("output_s")
+    parts = {"front (HTTP/2 threads)": us("frontend_s") - dispatcher_us}
+    parts |= {f"frontend: {stage}": spent for stage, spent in stages_us.items()}
+    parts |= {
+        "replica: input": us("input_s"),
+        "replica: backend": us("infer_s"),
+        "replica: output": us("output_s"),
+        "replica: link": us("replica_s") - model_us,
+    }
+    batches = max(1, after.batches - before.batches)
+    return Account(requests_per_s, requests / batches, parts)
+
+
+def write_identity(folder: Path, elements: int) -> None:
+    """A model of `IN` FP32 [elements] -> `OUT`, batches of up to 64 rows."""
+    (folder / "1").mkdir(parents=True)
+    node = helper.make_node("Identity", ["IN"], ["OUT"])
+    tensors = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", elements])
+        for name in ("IN", "OUT")
+    ]
+    graph = helper.make_graph([node], folder.name, tensors[:1], tensors[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    save_model(model, folder / "1" / "model.onnx")
