@@ -46,6 +46,13 @@ def table(accounts: Mapping[str, Account]) -> str:
         for part in columns[0].parts_us
     ]
     rows.append(["**in all**", *(f"**{column.total_us:.1f}**" for column in columns)])
+    rows += [
+        [
+            f"replica: {step}, time",
+            *(f"{column.replica_times_us[step]:.1f}" for column in columns),
+        ]
+        for step in columns[0].replica_times_us
+    ]
     rows.append(["requests/s", *(f"{column.requests_per_s:,.0f}" for column in columns)])
     rows.append(["mean batch", *(f"{column.mean_batch:.1f}" for column in columns)])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)

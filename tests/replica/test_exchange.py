@@ -520,7 +520,8 @@ class Exchanges(RuleBasedStateMachine):
         if self.over:
             return
         carried = [outcome for trip in self.trips.values() for outcome in trip.call.outcomes]
-        kept = {int(outcome) for outcome in (*carried, *self.state._outcomes)}
+        waiting = [outcome.message for outcome in self.state._outcomes]
+        kept = {int(outcome) for outcome in (*carried, *waiting)}
         now = {self.state.computing.lease_id} if self.state.computing is not None else set()
         assert set(self.computed) == self.front.outcomes | kept | now
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tideserve.replica import exchanger as module
+from tideserve.replica.arena import Outbox
 from tideserve.replica.errors import CallBrokenError, CallRefusedError
 from tideserve.replica.exchange import ExchangeState, Prefetch
 from tideserve.replica.exchanger import BusyClock, End, Exchanger
@@ -53,7 +54,7 @@ class EchoRunner:
         self._lost_with = lost_with
         self._before = before
 
-    def run(self, lease: Lease, max_message_bytes: int) -> bytes:
+    def run(self, lease: Lease, max_message_bytes: int, outbox: Outbox | None = None) -> bytes:
         if self._before is not None:
             self._before(lease)
         self.ran.append(lease.lease_id)

@@ -10,6 +10,7 @@ from typing import TypeVar
 from google.protobuf.message import Message
 
 from tests.server.samples import make_config, make_found, make_request
+from tideserve.server.arena import Arenas
 from tideserve.server.core.scheduler import Scheduler
 from tideserve.server.dispatcher import Dispatcher
 from tideserve.server.front import Call, Cancel, Event, HalfClose, Metadata, Status, StreamMessage
@@ -164,6 +165,7 @@ class World:
         found: FoundModel | None = None,
         root: Path | None = None,
         control: ModelControl = ModelControl.NONE,
+        arena_bytes: int = 0,
     ) -> None:
         self.now_s = 1000.0
         self.front = FakeFront()
@@ -172,7 +174,8 @@ class World:
         self.mailbox = Mailbox(self.front)
         self.keys = sorted(self.models.load(found or make_found()))
         inference = InferenceService(self.models, self.scheduler, self.front)
-        replicas = ReplicaService(self.models, self.scheduler, self.front, 1 << 20)
+        self.arenas = Arenas(arena_bytes)
+        replicas = ReplicaService(self.models, self.scheduler, self.front, 1 << 20, self.arenas)
         self.services = Services(
             inference=inference,
             replicas=replicas,

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from tests.server.samples import make_found, serve
+from tideserve.server.arena import Arenas
 from tideserve.server.core.actions import Fail, FailureCause
 from tideserve.server.core.replicas import ReplicaState
 from tideserve.server.core.request import Request
@@ -32,7 +33,7 @@ class NoFront:
 
 def make_world() -> World:
     models, scheduler = ModelTable(), Scheduler()
-    replicas = ReplicaService(models, scheduler, cast("object", NoFront()), 1024)  # type: ignore[arg-type]
+    replicas = ReplicaService(models, scheduler, cast("object", NoFront()), 1024, Arenas(0))  # type: ignore[arg-type]
     (key,) = serve(models, make_found())
     spec = models.entries[key].spec
     assert spec is not None

@@ -35,14 +35,30 @@ class Command(_message.Message):
     def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., assign: _Optional[_Union[Assign, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ...) -> None: ...
 
 class Welcome(_message.Message):
-    __slots__ = ("epoch", "beat_interval_s", "max_message_bytes")
+    __slots__ = ("epoch", "beat_interval_s", "max_message_bytes", "arena")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     BEAT_INTERVAL_S_FIELD_NUMBER: _ClassVar[int]
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    ARENA_FIELD_NUMBER: _ClassVar[int]
     epoch: int
     beat_interval_s: float
     max_message_bytes: int
-    def __init__(self, epoch: _Optional[int] = ..., beat_interval_s: _Optional[float] = ..., max_message_bytes: _Optional[int] = ...) -> None: ...
+    arena: Arena
+    def __init__(self, epoch: _Optional[int] = ..., beat_interval_s: _Optional[float] = ..., max_message_bytes: _Optional[int] = ..., arena: _Optional[_Union[Arena, _Mapping]] = ...) -> None: ...
+
+class Arena(_message.Message):
+    __slots__ = ("path", "key", "lease_begin", "outcome_begin", "end")
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    LEASE_BEGIN_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_BEGIN_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    path: str
+    key: bytes
+    lease_begin: int
+    outcome_begin: int
+    end: int
+    def __init__(self, path: _Optional[str] = ..., key: _Optional[bytes] = ..., lease_begin: _Optional[int] = ..., outcome_begin: _Optional[int] = ..., end: _Optional[int] = ...) -> None: ...
 
 class Assign(_message.Message):
     __slots__ = ("model_name", "model_version", "generation", "model_path", "config", "config_complete")
@@ -71,18 +87,20 @@ class Stop(_message.Message):
     def __init__(self, reason: _Optional[str] = ...) -> None: ...
 
 class ExchangeRequest(_message.Message):
-    __slots__ = ("replica_id", "epoch", "sequence", "outcomes", "want")
+    __slots__ = ("replica_id", "epoch", "sequence", "outcomes", "want", "arena")
     REPLICA_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     OUTCOMES_FIELD_NUMBER: _ClassVar[int]
     WANT_FIELD_NUMBER: _ClassVar[int]
+    ARENA_FIELD_NUMBER: _ClassVar[int]
     replica_id: str
     epoch: int
     sequence: int
     outcomes: _containers.RepeatedCompositeFieldContainer[Outcome]
     want: bool
-    def __init__(self, replica_id: _Optional[str] = ..., epoch: _Optional[int] = ..., sequence: _Optional[int] = ..., outcomes: _Optional[_Iterable[_Union[Outcome, _Mapping]]] = ..., want: bool = ...) -> None: ...
+    arena: bool
+    def __init__(self, replica_id: _Optional[str] = ..., epoch: _Optional[int] = ..., sequence: _Optional[int] = ..., outcomes: _Optional[_Iterable[_Union[Outcome, _Mapping]]] = ..., want: bool = ..., arena: bool = ...) -> None: ...
 
 class Outcome(_message.Message):
     __slots__ = ("lease_id", "result", "failure", "input_s", "infer_s", "output_s")
@@ -129,18 +147,22 @@ class BatchFailure(_message.Message):
     def __init__(self, kind: _Optional[_Union[BatchFailure.Kind, str]] = ..., message: _Optional[str] = ...) -> None: ...
 
 class Tensor(_message.Message):
-    __slots__ = ("name", "datatype", "shape", "data", "row_bytes")
+    __slots__ = ("name", "datatype", "shape", "data", "row_bytes", "arena_offset", "arena_bytes")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DATATYPE_FIELD_NUMBER: _ClassVar[int]
     SHAPE_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
     ROW_BYTES_FIELD_NUMBER: _ClassVar[int]
+    ARENA_OFFSET_FIELD_NUMBER: _ClassVar[int]
+    ARENA_BYTES_FIELD_NUMBER: _ClassVar[int]
     name: str
     datatype: str
     shape: _containers.RepeatedScalarFieldContainer[int]
     data: bytes
     row_bytes: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, name: _Optional[str] = ..., datatype: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., data: _Optional[bytes] = ..., row_bytes: _Optional[_Iterable[int]] = ...) -> None: ...
+    arena_offset: int
+    arena_bytes: int
+    def __init__(self, name: _Optional[str] = ..., datatype: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., data: _Optional[bytes] = ..., row_bytes: _Optional[_Iterable[int]] = ..., arena_offset: _Optional[int] = ..., arena_bytes: _Optional[int] = ...) -> None: ...
 
 class ExchangeResponse(_message.Message):
     __slots__ = ("sequence", "lease", "drain", "dropped_lease_ids")

@@ -51,6 +51,10 @@ class WireError(ReplicaError):
     """Bytes that are not the message they should be."""
 
 
+class ArenaError(ReplicaError):
+    """What was opened is not the memory that the frontend shares."""
+
+
 class Http2Error(ReplicaError):
     """What came is not HTTP/2, or ends the call before its answer."""
 

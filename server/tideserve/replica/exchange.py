@@ -17,7 +17,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import accumulate
-from typing import Final
+from typing import Final, NamedTuple
 
 from tideserve.replica.wire import Answer, Lease
 
@@ -100,10 +100,16 @@ class Prefetch:
         return self.misses < PREFETCH_MAX_MISSES or self.batches % PREFETCH_PROBE_BATCHES == 0
 
 
+class _Outcome(NamedTuple):
+    message: bytes
+    extent: int | None
+
+
 @dataclass(frozen=True, slots=True)
 class _Sent:
     worker: Worker
     call: Call
+    outcomes: tuple[_Outcome, ...]
 
 
 @dataclass(slots=True)
@@ -120,26 +126,28 @@ class ExchangeState:
     _sequence: int = 0
     _out: dict[int, _Sent] = field(default_factory=dict)
     _leases: deque[Lease] = field(default_factory=deque)
-    _outcomes: list[bytes] = field(default_factory=list)
+    _outcomes: list[_Outcome] = field(default_factory=list)
 
     # --- events ---------------------------------------------------------------------------
 
-    def on_finished(self, outcome: bytes, compute_s: float) -> None:
-        """The lease that was computing has an outcome."""
+    def on_finished(self, outcome: bytes, compute_s: float, extent: int | None = None) -> None:
+        """The lease that was computing has an outcome, with outputs in an arena's `extent`."""
         self.computing = None
-        self._outcomes.append(outcome)
+        self._outcomes.append(_Outcome(outcome, extent))
         self.prefetch.observe_compute(compute_s)
 
-    def on_answer(self, answer: Answer) -> None:
-        """A call was answered. One that is not out any more changes nothing."""
+    def on_answer(self, answer: Answer) -> list[int]:
+        """A call was answered: the extents of its outcomes, which nobody reads any more. One
+        that is not out any more changes nothing."""
         sent = self._out.pop(answer.sequence, None)
         if sent is None:
-            return
+            return []
         if answer.lease is not None:
             self._leases.append(answer.lease)
         if sent.worker is Worker.LINK and sent.call.want and not self.draining:
             self.prefetch.observe_answer(hit=answer.lease is not None)
         self.draining = self.draining or answer.drain
+        return [outcome.extent for outcome in sent.outcomes if outcome.extent is not None]
 
     def on_broken(self, sequence: int) -> Broken:
         """A call ended without an answer; it stays out if it is to be repeated."""
@@ -153,7 +161,7 @@ class ExchangeState:
         repeated call: an answer that was lost may have held a lease that nobody can name."""
         if repeated or sequence == self._sequence:
             return False
-        self._outcomes += self._out.pop(sequence).call.outcomes
+        self._outcomes += self._out.pop(sequence).outcomes
         return True
 
     def on_drain(self) -> None:
@@ -206,14 +214,15 @@ class ExchangeState:
     def _call(self, worker: Worker, *, want: bool) -> Call:
         self._sequence += 1
         outcomes = self._take_outcomes()
+        messages = tuple(outcome.message for outcome in outcomes)
         # What is left goes with the next call, so this one must not wait for a lease.
-        call = Call(self._sequence, outcomes, want and not self._outcomes)
-        self._out[call.sequence] = _Sent(worker, call)
+        call = Call(self._sequence, messages, want and not self._outcomes)
+        self._out[call.sequence] = _Sent(worker, call, outcomes)
         return call
 
-    def _take_outcomes(self) -> tuple[bytes, ...]:
+    def _take_outcomes(self) -> tuple[_Outcome, ...]:
         """Those that the next call carries, from the oldest."""
-        ends = list(accumulate(map(len, self._outcomes)))
+        ends = list(accumulate(len(outcome.message) for outcome in self._outcomes))
         count = max(bisect_right(ends, self.max_call_bytes), min(1, len(ends)))
         taken = tuple(self._outcomes[:count])
         del self._outcomes[:count]

@@ -8,6 +8,7 @@ from threading import Condition, Event, RLock, Thread
 from time import monotonic
 from typing import Final, Protocol, assert_never
 
+from tideserve.replica.arena import Arena, Outbox
 from tideserve.replica.errors import CallBrokenError, CallRefusedError, WireError
 from tideserve.replica.exchange import (
     Broken,
@@ -40,7 +41,7 @@ class LeaseRunner(Protocol):
     @property
     def device_lost(self) -> bool: ...
 
-    def run(self, lease: Lease, max_message_bytes: int) -> bytes: ...
+    def run(self, lease: Lease, max_message_bytes: int, outbox: Outbox | None = None) -> bytes: ...
 
 
 class End(Enum):
@@ -80,6 +81,7 @@ class Exchanger:
         max_message_bytes: int,
         busy: BusyClock,
         on_end: Callable[[End, str], None],
+        arena: Arena | None = None,
     ) -> None:
         self._caller = caller
         self._runner = runner
@@ -88,6 +90,7 @@ class Exchanger:
         self._max_message_bytes = max_message_bytes
         self._busy = busy
         self._on_end = on_end
+        self._arena = arena
         lock = RLock()
         self._compute_wake = Condition(lock)
         self._link_wake = Condition(lock)
@@ -145,12 +148,14 @@ class Exchanger:
     def _compute(self, lease: Lease) -> None:
         start_s = monotonic()
         self._busy.since_s = start_s
-        outcome = self._runner.run(lease, self._max_message_bytes)
+        outbox = None if self._arena is None else Outbox(self._arena)
+        outcome = self._runner.run(lease, self._max_message_bytes, outbox)
         compute_s = monotonic() - start_s
         self._busy.since_s = None
         self._busy.total_s += compute_s
         with self._lock:
-            self._state.on_finished(outcome, compute_s)
+            extent = None if outbox is None else outbox.extent
+            self._state.on_finished(outcome, compute_s, extent)
             if self._runner.device_lost:
                 self._state.on_drain()
 
@@ -177,7 +182,7 @@ class Exchanger:
             other.notify()
 
     def _answer(self, call: Call, message: bytes) -> Answer:
-        answer = read_answer(self._caller.exchange(message))
+        answer = read_answer(self._caller.exchange(message), self._arena)
         if answer.sequence != call.sequence:
             raise WireError(
                 f"expected the answer to {call.sequence}, got that to {answer.sequence}"
@@ -206,7 +211,10 @@ class Exchanger:
     def _accept(self, call: Call, answer: Answer, sent_s: float) -> None:
         with self._lock:
             newest = self._state.is_newest(call.sequence)
-            self._state.on_answer(answer)
+            extents = self._state.on_answer(answer)
+        if self._arena is not None:
+            for extent in extents:
+                self._arena.free(extent)
         if answer.dropped_lease_ids:
             _LOG.info("outcomes came too late for leases %s", answer.dropped_lease_ids)
         if (

@@ -6,6 +6,7 @@ from time import monotonic
 from typing import Final
 
 from tideserve.replica import news
+from tideserve.replica.arena import Arena
 from tideserve.replica.errors import CallBrokenError, CallRefusedError, ReplicaError
 from tideserve.replica.exchanger import Exchanger
 from tideserve.replica.link import Link
@@ -39,6 +40,8 @@ class Life:
     beat_interval_s: float = DEFAULT_BEAT_INTERVAL_S
     max_message_bytes: int = 0
     assigned: bool = False
+    arena: Arena | None = None
+    """The memory it shares with the frontend. None: tensors travel in messages."""
     exchanger: Exchanger | None = None
     next_beat_s: float = 0.0
     last_news_s: float = 0.0

@@ -14,6 +14,7 @@ from time import monotonic, time
 from typing import Final, assert_never
 
 from tideserve.replica import news
+from tideserve.replica.arena import open_arena
 from tideserve.replica.compute import ComputeThread
 from tideserve.replica.errors import CallBrokenError, CallRefusedError, JoinRefusedError
 from tideserve.replica.events import (
@@ -188,6 +189,8 @@ class Process:
         life.epoch = welcome.epoch
         life.beat_interval_s = welcome.beat_interval_s or DEFAULT_BEAT_INTERVAL_S
         life.max_message_bytes = welcome.max_message_bytes or UNLIMITED_BYTES
+        if welcome.HasField("arena"):
+            life.arena = open_arena(welcome.arena)
         _LOG.info("joined %s in epoch %d", self._settings.address, life.epoch)
 
     def _on_assign(self, life: Life, command: Command) -> None:
@@ -292,10 +295,11 @@ class Process:
                 Prefetch(enabled=self._settings.prefetch),
                 max_call_bytes=life.max_message_bytes - FRAME_BYTES,
             ),
-            RequestWriter(self._settings.replica_id, life.epoch),
+            RequestWriter(self._settings.replica_id, life.epoch, arena=life.arena is not None),
             max_message_bytes=life.max_message_bytes,
             busy=self._busy,
             on_end=lambda end, detail: self._events.put(ExchangesEnded(number, end, detail)),
+            arena=life.arena,
         )
         life.exchanger = exchanger
         exchanger.start()

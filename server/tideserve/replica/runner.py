@@ -1,8 +1,9 @@
 """From a lease to its outcome: bytes to arrays, the model, arrays to bytes."""
 
 import logging
+from collections.abc import Sequence
 from time import perf_counter
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 
@@ -35,6 +36,12 @@ _LOG: Final = logging.getLogger(__name__)
 FRAME_BYTES: Final = 4096
 
 
+class OutputMemory(Protocol):
+    """`Outbox`, to a runner."""
+
+    def put(self, tensors: Sequence[bytes | Array]) -> list[int] | None: ...
+
+
 class Runner:
     """Runs leases on one model. After a lost device every lease fails at once."""
 
@@ -54,11 +61,14 @@ class Runner:
         """The process should end."""
         return self._lost is not None
 
-    def run(self, lease: Lease, max_message_bytes: int) -> bytes:
-        """The lease's outcome as it travels. Never raises for what the model does."""
+    def run(
+        self, lease: Lease, max_message_bytes: int, outbox: OutputMemory | None = None
+    ) -> bytes:
+        """The lease's outcome as it travels, its outputs in `outbox` where that takes them.
+        Never raises for what the model does."""
         times = [perf_counter()]
         try:
-            outputs = self._attempt(lease, times)
+            outputs = self._attempt(lease, times, outbox)
             outcome = write_result(lease.lease_id, outputs, _times(times))
         except BatchError as error:
             return self._failure(lease, error, times)
@@ -89,7 +99,9 @@ class Runner:
         except (Exception, SystemExit):  # noqa: BLE001 - the model's own, logged
             _LOG.exception("unloading the model failed")
 
-    def _attempt(self, lease: Lease, times: list[float]) -> list[TensorOut]:
+    def _attempt(
+        self, lease: Lease, times: list[float], outbox: OutputMemory | None
+    ) -> list[TensorOut]:
         if self._lost is not None:
             raise self._lost
         try:
@@ -104,6 +116,11 @@ class Runner:
         times.append(perf_counter())
         checked = self._checked(results, lease.rows, lease.requested_outputs)
         outputs = [self._encode(name, array) for name, array in checked.items()]
+        if outbox is not None:
+            offsets = outbox.put([output.data for output in outputs])
+            if offsets is not None:
+                placed = zip(outputs, offsets, strict=True)
+                outputs = [output._replace(arena_offset=offset) for output, offset in placed]
         times.append(perf_counter())
         return outputs
 

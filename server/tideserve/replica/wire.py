@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 import numpy.typing as npt
 
@@ -51,13 +51,21 @@ class Answer:
 
 
 class TensorOut(NamedTuple):
-    """`data` is contiguous. `row_bytes` only for BYTES of batched models."""
+    """`data` is contiguous. `row_bytes` only for BYTES of batched models. `arena_offset`: where
+    the data was put; None: it travels in the message."""
 
     name: str
     datatype: str
     shape: tuple[int, ...]
     data: bytes | npt.NDArray[Any]
     row_bytes: tuple[int, ...] = ()
+    arena_offset: int | None = None
+
+
+class InputMemory(Protocol):
+    """`Arena`, to a lease that came."""
+
+    def tensor(self, offset: int, size_bytes: int) -> memoryview: ...
 
 
 class FailureKind(IntEnum):
@@ -88,8 +96,8 @@ class Times(NamedTuple):
 # --- reading ------------------------------------------------------------------------------
 
 
-def read_answer(message: bytes) -> Answer:
-    """Parses an ExchangeResponse. Raises `WireError`."""
+def read_answer(message: bytes, arena: InputMemory | None = None) -> Answer:
+    """Parses an ExchangeResponse, whose tensors may lie in `arena`. Raises `WireError`."""
     sequence, lease, drain = 0, None, False
     dropped: list[int] = []
     try:
@@ -97,7 +105,7 @@ def read_answer(message: bytes) -> Answer:
             if field == 1:
                 sequence = value
             elif field == 2:
-                lease = _read_lease(message, value, stop)
+                lease = _read_lease(message, value, stop, arena)
             elif field == 3:
                 drain = bool(value)
             elif field == 4:
@@ -107,7 +115,7 @@ def read_answer(message: bytes) -> Answer:
     return Answer(sequence, lease, drain, tuple(dropped))
 
 
-def _read_lease(message: bytes, at: int, end: int) -> Lease:
+def _read_lease(message: bytes, at: int, end: int, arena: InputMemory | None) -> Lease:
     lease_id = rows = 0
     inputs: list[TensorIn] = []
     requested: list[str] = []
@@ -117,16 +125,17 @@ def _read_lease(message: bytes, at: int, end: int) -> Lease:
         elif field == 2:
             rows = value
         elif field == 3:
-            inputs.append(_read_tensor(message, value, stop))
+            inputs.append(_read_tensor(message, value, stop, arena))
         elif field == 4:
             requested.append(_read_text(message, value, stop))
     return Lease(lease_id, rows, tuple(inputs), tuple(requested))
 
 
-def _read_tensor(message: bytes, at: int, end: int) -> TensorIn:
+def _read_tensor(message: bytes, at: int, end: int, arena: InputMemory | None) -> TensorIn:
     name = datatype = ""
     shape: list[int] = []
     data = memoryview(b"")
+    arena_offset = arena_bytes = 0
     for field, value, stop in _fields(message, at, end):
         if field == 1:
             name = _read_text(message, value, stop)
@@ -138,6 +147,14 @@ def _read_tensor(message: bytes, at: int, end: int) -> TensorIn:
             if stop < 0:
                 raise WireError("expected a tensor's bytes, got a number")
             data = memoryview(message)[value:stop]
+        elif field == 6:
+            arena_offset = value
+        elif field == 7:
+            arena_bytes = value
+    if arena_bytes:
+        if arena is None:
+            raise WireError(f"tensor {name!r}: expected its data, got a place in an arena")
+        data = arena.tensor(arena_offset, arena_bytes)
     return TensorIn(name, datatype, tuple(shape), data)
 
 
@@ -204,8 +221,9 @@ def _read_text(message: bytes, start: int, stop: int) -> str:
 class RequestWriter:
     """Writes the ExchangeRequests of one life."""
 
-    def __init__(self, replica_id: str, epoch: int) -> None:
-        self._head = _text(1, replica_id) + b"\x10" + _varint(epoch) + b"\x18"
+    def __init__(self, replica_id: str, epoch: int, *, arena: bool = False) -> None:
+        mapped = b"\x30\x01" if arena else b""
+        self._head = _text(1, replica_id) + b"\x10" + _varint(epoch) + mapped + b"\x18"
 
     def write(self, sequence: int, outcomes: Sequence[bytes], *, want: bool) -> bytes:
         """`outcomes` as `write_result` and `write_failure` made them."""
@@ -219,19 +237,25 @@ def write_result(lease_id: int, outputs: Sequence[TensorOut], times: Times) -> b
     for output in outputs:
         data = output.data
         data_bytes = len(data) if isinstance(data, bytes) else data.nbytes
+        inline = output.arena_offset is None
+        place = (
+            b"\x22" + _varint(data_bytes)
+            if output.arena_offset is None
+            else b"\x30" + _varint(output.arena_offset) + b"\x38" + _varint(data_bytes)
+        )
         head = b"".join(
             (
                 _text(1, output.name),
                 _text(2, output.datatype),
                 _packed(3, output.shape),
                 _packed(5, output.row_bytes),
-                b"\x22",
-                _varint(data_bytes),
+                place,
             )
         )
-        framed = b"\x0a" + _varint(len(head) + data_bytes) + head
-        parts += (framed, data)
-        result_bytes += len(framed) + data_bytes
+        inline_bytes = data_bytes if inline else 0
+        framed = b"\x0a" + _varint(len(head) + inline_bytes) + head
+        parts += (framed, data) if inline else (framed,)
+        result_bytes += len(framed) + inline_bytes
     start = b"\x08" + _varint(lease_id) + b"\x12" + _varint(result_bytes)
     return _outcome(start, parts, result_bytes, times)
 

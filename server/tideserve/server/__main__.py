@@ -15,6 +15,7 @@ from tideserve.server.app import App
 from tideserve.server.config import ServeSettings
 from tideserve.server.errors import RepositoryError, StartError
 from tideserve.server.front import FrontSettings, TlsFiles
+from tideserve.server.heap import keep_freed_memory
 from tideserve.server.service.repository import ModelControl
 from tideserve.server.tokens import check_token, read_token
 
@@ -63,6 +64,10 @@ def serve(
     ] = None,
     poll_interval_s: Annotated[float, typer.Option(help="With poll: how often.")] = 2.0,
     max_message_bytes: Annotated[int, typer.Option(help="Largest message.")] = 128 * 1024 * 1024,
+    arena_bytes: Annotated[
+        int,
+        typer.Option(help="Memory shared with each local replica, each way; 0: none."),
+    ] = 64 * 1024 * 1024,
     max_connections: Annotated[
         int | None, typer.Option(help="Connections at a time (grpcio front).")
     ] = None,
@@ -77,6 +82,7 @@ def serve(
 ) -> None:
     """Serve a model repository over gRPC."""
     _log(log_level)
+    keep_freed_memory()
     try:
         app = App(
             ServeSettings(
@@ -103,6 +109,7 @@ def serve(
                 load_models=tuple(load_model or ()),
                 poll_interval_s=poll_interval_s,
                 shutdown_timeout_s=shutdown_timeout_s,
+                arena_bytes=arena_bytes,
                 triton_metrics=triton_metrics,
                 log_level=log_level,
             ),

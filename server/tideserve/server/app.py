@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from tideserve.server.arena import Arenas
 from tideserve.server.autoscaler_child import AutoscalerChild
 from tideserve.server.config import ServeSettings, check
 from tideserve.server.core.scheduler import Scheduler
@@ -71,6 +72,7 @@ class App:
             settings.front,
         )
         self._mailbox = Mailbox(self._front)
+        self._arenas = Arenas(settings.arena_bytes)
         self._services = self._make_services(version)
         self._http = HttpServer(
             settings.front.host,
@@ -173,6 +175,7 @@ class App:
         self._http.close()
         self._services.repository.close()
         self._front.close()
+        self._arenas.close_all()
 
     def _poll(self) -> None:
         now_s = self._clock()
@@ -216,7 +219,9 @@ class App:
         def is_serving() -> bool:
             return not inference.stopping
 
-        replicas = ReplicaService(models, scheduler, front, settings.front.max_message_bytes)
+        replicas = ReplicaService(
+            models, scheduler, front, settings.front.max_message_bytes, self._arenas
+        )
         return Services(
             inference=inference,
             replicas=replicas,

@@ -7,13 +7,26 @@ and an answer a slice of the batch's.
 from collections.abc import Sequence
 from itertools import accumulate
 from math import prod
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from tideserve.server.model_spec import DATATYPE_BYTES, ModelSpec
 from tideserve.server.payload import InferInputs, InferPlan, names_of
 from tideserve.server.wire import Buffer, embedded, header, varint
+from tideserve.v1.arena import MIN_BYTES
 from tideserve.v1.inference_pb2 import ModelInferResponse
 from tideserve.v1.replica_pb2 import ExchangeResponse, Lease, Tensor
+
+
+class LeaseMemory(Protocol):
+    """`Arena`, to a batch on its way out."""
+
+    def place(self, lease_id: int, tensors: Sequence[Sequence[Buffer]]) -> list[int] | None: ...
+
+
+class OutputMemory(Protocol):
+    """`Arena`, to a batch that came back."""
+
+    def output(self, offset: int, size_bytes: int) -> memoryview: ...
 
 
 def encode_lease(
@@ -22,18 +35,30 @@ def encode_lease(
     lease: Lease,
     requests: Sequence[InferInputs],
     spec: ModelSpec,
+    arena: LeaseMemory | None = None,
 ) -> bytes:
     """The ExchangeResponse that carries a batch: `lease` without inputs, and the callers'
-    tensors joined in order."""
+    tensors joined in order, in `arena` where that has room and the batch is worth it."""
     pieces: list[Buffer] = [lease.SerializeToString()]
-    for at, tensor in enumerate(requests[0].plan.tensors):
-        shape = (lease.rows, *tensor.padded_shape[1:]) if spec.max_batch_size else tensor.shape
-        data = _joined(requests, at, shape, spec)
-        head = Tensor(name=tensor.name, datatype=tensor.datatype, shape=shape)
-        body: list[Buffer] = [
-            head.SerializeToString(),
-            *embedded(Tensor.DATA_FIELD_NUMBER, data),
-        ]
+    plans = requests[0].plan.tensors
+    shapes = [
+        (lease.rows, *plan.padded_shape[1:]) if spec.max_batch_size else plan.shape
+        for plan in plans
+    ]
+    joined = [_joined(requests, at, shape, spec) for at, shape in enumerate(shapes)]
+    offsets = None
+    if arena is not None and sum(request.payload_bytes for request in requests) >= MIN_BYTES:
+        offsets = arena.place(lease.lease_id, joined)
+    for at, (plan, shape, data) in enumerate(zip(plans, shapes, joined, strict=True)):
+        head = Tensor(name=plan.name, datatype=plan.datatype, shape=shape)
+        if offsets is None:
+            body: list[Buffer] = [
+                head.SerializeToString(),
+                *embedded(Tensor.DATA_FIELD_NUMBER, data),
+            ]
+        else:
+            head.arena_offset, head.arena_bytes = offsets[at], sum(map(len, data))
+            body = [head.SerializeToString()]
         pieces += embedded(Lease.INPUTS_FIELD_NUMBER, body)
     answer = ExchangeResponse(sequence=sequence, dropped_lease_ids=dropped_lease_ids)
     return b"".join(
@@ -60,12 +85,14 @@ class OutputTensor:
 
     __slots__ = ("_batched", "_data", "_offsets", "_row_bytes", "datatype", "name", "shape")
 
-    def __init__(self, tensor: Tensor, spec: ModelSpec, rows: int) -> None:
+    def __init__(
+        self, tensor: Tensor, spec: ModelSpec, rows: int, arena: OutputMemory | None = None
+    ) -> None:
         """Raises `ValueError` when rows or bytes do not add up (a replica's mistake)."""
         self.name = tensor.name
         self.datatype = tensor.datatype
         self.shape = tuple(tensor.shape)
-        self._data = memoryview(tensor.data)
+        self._data = _data(tensor, arena)
         self._row_bytes = 0
         self._offsets: list[int] | None = None
         self._batched = spec.max_batch_size > 0
@@ -124,6 +151,14 @@ class OutputTensor:
         return None if self._offsets is not None else rows * self._row_bytes
 
 
+def _data(tensor: Tensor, arena: OutputMemory | None) -> memoryview:
+    if not tensor.arena_bytes:
+        return memoryview(tensor.data)
+    if arena is None:
+        raise ValueError(f"output '{tensor.name}': expected its data, got a place in an arena")
+    return arena.output(tensor.arena_offset, tensor.arena_bytes)
+
+
 class _Frame(NamedTuple):
     """What answers of a kind have in common: all but id and contents, and of each output what
     stands before its contents (None: its size differs), with the shape before it is cut."""
@@ -135,10 +170,17 @@ class _Frame(NamedTuple):
 class BatchOutputs:
     """A batch's outputs, from which each caller's answer is put together."""
 
-    def __init__(self, tensors: Sequence[Tensor], spec: ModelSpec, rows: int) -> None:
-        """Raises `ValueError` as `OutputTensor`."""
+    def __init__(
+        self,
+        tensors: Sequence[Tensor],
+        spec: ModelSpec,
+        rows: int,
+        arena: OutputMemory | None = None,
+    ) -> None:
+        """Raises `ValueError` as `OutputTensor`. What lies in an arena stays there, and is read
+        until the Exchange that brought it is answered."""
         self._spec = spec
-        self._tensors = {tensor.name: OutputTensor(tensor, spec, rows) for tensor in tensors}
+        self._tensors = {tensor.name: OutputTensor(tensor, spec, rows, arena) for tensor in tensors}
         self._order = tuple(t.name for t in spec.outputs if t.name in self._tensors)
         self._frames: dict[tuple[int, int | None, tuple[str, ...], bool], _Frame] = {}
 

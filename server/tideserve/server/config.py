@@ -16,7 +16,8 @@ class ServeSettings:
     """Of `tideserve serve`. `replicas` None: what each model's instance_group says, else 1, unless there is an
     `autoscaler_file`.
     `own_autoscaler` False: another process scales. `shutdown_timeout_s` bounds how long admitted requests may take
-    to finish once a stop was asked for."""
+    to finish once a stop was asked for. `arena_bytes`: of each replica's shared memory for inputs, and as much
+    for outputs; 0: tensors travel in messages."""
 
     repository: Path
     front: FrontSettings = field(default_factory=FrontSettings)
@@ -31,6 +32,7 @@ class ServeSettings:
     load_models: tuple[str, ...] = ()
     poll_interval_s: float = 2.0
     shutdown_timeout_s: float = 30.0
+    arena_bytes: int = 64 * 1024 * 1024
     triton_metrics: bool = False
     log_level: str = "info"
 
@@ -54,6 +56,7 @@ def _problems(settings: ServeSettings) -> Iterator[str]:
     for name, value, low, high in (
         ("--replicas", _or_one(settings.replicas), 0, 1024),
         ("--max-message-bytes", front.max_message_bytes, 1024, 2**31 - 1),
+        ("--arena-bytes", settings.arena_bytes, 0, 2**40),
         ("--max-concurrent-streams", front.max_concurrent_streams, 1, 2**31 - 1),
         ("--max-connections", _or_one(front.max_connections), 1, 2**31 - 1),
         ("--autoscaler-http-port", settings.autoscaler_http_port or 0, 0, 65535),

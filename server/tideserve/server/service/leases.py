@@ -4,7 +4,8 @@ import logging
 from collections.abc import Iterable
 from typing import Final
 
-from tideserve.server.batch import BatchOutputs, encode_lease
+from tideserve.server.arena import Arena
+from tideserve.server.batch import BatchOutputs, OutputMemory, encode_lease
 from tideserve.server.core.actions import Dispatch, FailureCause
 from tideserve.server.core.leases import Lease as CoreLease
 from tideserve.server.core.leases import max_batch_time_s
@@ -25,7 +26,9 @@ _CAUSES: Final = {
 _HALVED: Final = (FailureCause.OUT_OF_MEMORY, FailureCause.OUTPUT_TOO_LARGE)
 
 
-def encode_dispatch(action: Dispatch, model: Model, entry: ModelEntry, now_s: float) -> bytes:
+def encode_dispatch(
+    action: Dispatch, model: Model, entry: ModelEntry, now_s: float, arena: Arena | None
+) -> bytes:
     """The answer of the Exchange that takes a lease."""
     lease = action.lease
     assert entry.spec is not None
@@ -38,11 +41,13 @@ def encode_dispatch(action: Dispatch, model: Model, entry: ModelEntry, now_s: fl
         time_left_s=limit_s + lease.started_s - now_s,
     )
     inputs = [request.inputs for request in lease.requests if isinstance(request, PendingRequest)]
-    return encode_lease(action.sequence, action.dropped_lease_ids, message, inputs, entry.spec)
+    return encode_lease(
+        action.sequence, action.dropped_lease_ids, message, inputs, entry.spec, arena
+    )
 
 
 def read_outcome(
-    outcome: Outcome, lease: CoreLease, entry: ModelEntry, unix_s: float
+    outcome: Outcome, lease: CoreLease, entry: ModelEntry, unix_s: float, arena: Arena | None
 ) -> CoreOutcome:
     """The core's view of an outcome. What came is checked, kept with its lease and counted."""
     if lease.outputs is not None:
@@ -57,8 +62,12 @@ def read_outcome(
             )
         return BatchFailed(outcome.lease_id, cause, outcome.failure.message)
     assert entry.spec is not None
+    memory: OutputMemory | None = arena
+    if arena is not None and entry.spec.settings.batch.preserve_ordering:
+        # Answers may be held back for longer than the arena holds them.
+        memory = arena.copied
     try:
-        outputs = BatchOutputs(outcome.result.outputs, entry.spec, lease.rows)
+        outputs = BatchOutputs(outcome.result.outputs, entry.spec, lease.rows, memory)
     except ValueError as error:
         return BatchFailed(outcome.lease_id, FailureCause.BAD_OUTPUT, str(error))
     missing = outputs.missing(_requested(lease.requests))

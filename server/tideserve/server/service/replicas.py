@@ -2,9 +2,11 @@
 
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from tideserve.server.arena import Arena, Arenas
 from tideserve.server.core.actions import (
     Action,
     AnswerEmpty,
@@ -70,12 +72,18 @@ class ReplicaService:
     """Owns the life lines and the Exchanges that wait, by call id."""
 
     def __init__(
-        self, models: ModelTable, scheduler: Scheduler, front: Front, max_message_bytes: int
+        self,
+        models: ModelTable,
+        scheduler: Scheduler,
+        front: Front,
+        max_message_bytes: int,
+        arenas: Arenas,
     ) -> None:
         self._models = models
         self._scheduler = scheduler
         self._front = front
         self._max_message_bytes = max_message_bytes
+        self._arenas = arenas
         self._life_lines: dict[int, tuple[str, int]] = {}
         self._calls: dict[str, int] = {}
         self._exchanges: dict[int, str] = {}
@@ -109,6 +117,7 @@ class ReplicaService:
             epoch=epoch,
             beat_interval_s=BEAT_INTERVAL_S,
             max_message_bytes=self._max_message_bytes,
+            arena=self._arenas.open(replica_id),
         )
         self._command(replica_id, Command(welcome=welcome))
         replica = self._scheduler.members.get(replica_id)
@@ -140,9 +149,15 @@ class ReplicaService:
         message = parse(ExchangeRequest, call.payload)
         exchange = Exchange(call.call_id, message.sequence, now_s)
         replica = self._scheduler.members.living(message.replica_id, message.epoch)
-        held = {} if replica is None else replica.leases
+        held: Mapping[int, CoreLease] = {}
+        arena = None
+        if replica is not None:
+            held = replica.leases
+            if message.arena:
+                self._arenas.on_mapped(message.replica_id)
+            arena = self._arenas.of(message.replica_id)
         outcomes = [
-            self._read_outcome(outcome, held)
+            self._read_outcome(outcome, held, arena)
             for outcome in message.outcomes
             if outcome.failure.kind != BatchFailure.DEVICE_LOST
         ]
@@ -164,6 +179,7 @@ class ReplicaService:
         info = self.info[replica_id]
         info.busy_s = message.busy_s
         info.memory_bytes = message.memory_bytes
+        self._tend_arena(replica_id, now_s)
         actions: list[Action] = []
         match message.WhichOneof("news"):
             case "loading":
@@ -199,7 +215,9 @@ class ReplicaService:
         self._exchanges.pop(action.call_id, None)
         entry = self._models.entries.get(lease.model)  # type: ignore[call-overload]
         assert entry is not None
-        payload = encode_dispatch(action, self._scheduler.models[lease.model], entry, now_s)
+        arena = self._tend_arena(lease.replica_id, now_s)
+        model = self._scheduler.models[lease.model]
+        payload = encode_dispatch(action, model, entry, now_s, arena)
         if self._front.respond(action.call_id, payload):
             return []
         return self._scheduler.on_exchange_gone(lease.replica_id, action.call_id, now_s)
@@ -227,6 +245,7 @@ class ReplicaService:
     def on_lost(self, action: ReplicaLost) -> None:
         """Closes its life line: should it wake, it learns that its life is over."""
         self.changes += 1
+        self._arenas.close(action.replica_id)
         logger.warning("replica %s is LOST: %s", action.replica_id, action.reason)
         self._close_life_line(
             action.replica_id, Status(Code.FAILED_PRECONDITION, f"LOST: {action.reason}")
@@ -235,6 +254,7 @@ class ReplicaService:
     def on_left(self, action: ReplicaLeft) -> None:
         """It left with empty hands."""
         self.changes += 1
+        self._arenas.close(action.replica_id)
         self.info.pop(action.replica_id, None)
         logger.info("replica %s left", action.replica_id)
 
@@ -257,9 +277,18 @@ class ReplicaService:
         self.changes += 1
         self._scheduler.members.forget(replica_id)
         if self._scheduler.members.get(replica_id) is None:
+            self._arenas.close(replica_id)
             self.info.pop(replica_id, None)
 
     # --- inside ---------------------------------------------------------------------------
+
+    def _tend_arena(self, replica_id: str, now_s: float) -> Arena | None:
+        """Its arena, with room for what it no longer holds."""
+        arena = self._arenas.of(replica_id)
+        replica = self._scheduler.members.get(replica_id)
+        if arena is not None:
+            arena.tend({} if replica is None else replica.leases, now_s)
+        return arena
 
     def _on_ready(self, replica_id: str, message: BeatRequest, now_s: float) -> None:
         replica = self._scheduler.members.get(replica_id)
@@ -301,13 +330,15 @@ class ReplicaService:
             replica_id, now_s, f"it could not load its model: {reason}", death=False
         )
 
-    def _read_outcome(self, outcome: Outcome, held: dict[int, CoreLease]) -> CoreOutcome:
+    def _read_outcome(
+        self, outcome: Outcome, held: Mapping[int, CoreLease], arena: Arena | None
+    ) -> CoreOutcome:
         lease = held.get(outcome.lease_id)
         entry = None if lease is None else self._models.entries.get(lease.model)  # type: ignore[call-overload]
         if lease is None or entry is None:
             # The core drops it and says so.
             return BatchDone(outcome.lease_id, outcome.infer_s)
-        return read_outcome(outcome, lease, entry, time.time())
+        return read_outcome(outcome, lease, entry, time.time(), arena)
 
     def _command(self, replica_id: str, command: Command) -> None:
         call_id = self._calls.get(replica_id)

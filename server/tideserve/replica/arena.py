@@ -1,0 +1,118 @@
+"""The memory that this replica shares with the frontend for one life (`replica.proto`, Arena)."""
+
+import logging
+import mmap
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from threading import Lock
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from tideserve.replica.errors import ArenaError, WireError
+from tideserve.v1 import replica_pb2
+from tideserve.v1.arena import MIN_BYTES, Extents, aligned
+
+Data = bytes | npt.NDArray[Any]
+_LOG: Final = logging.getLogger(__name__)
+
+
+class Arena:
+    """Owns the mapping, and which bytes of its second part outcomes take. Any thread."""
+
+    def __init__(self, memory: mmap.mmap, outcome_begin: int, end: int) -> None:
+        self._view = memoryview(memory)
+        self._outcome_begin = outcome_begin
+        self._lock = Lock()
+        self._outcomes = Extents(outcome_begin, end)
+
+    @property
+    def used_bytes(self) -> int:
+        """Of outcomes that the frontend may still read."""
+        with self._lock:
+            return self._outcomes.used_bytes
+
+    def tensor(self, offset: int, size_bytes: int) -> memoryview:
+        """An input of a lease. Raises `WireError` for another place."""
+        if not 0 <= offset <= offset + size_bytes <= self._outcome_begin:
+            raise WireError(
+                f"expected an input in the arena's first {self._outcome_begin} bytes, got "
+                f"{size_bytes} bytes at {offset}"
+            )
+        return self._view[offset : offset + size_bytes].toreadonly()
+
+    def take(self, size_bytes: int) -> int | None:
+        """The offset of room for an outcome's tensors. None: there is none."""
+        with self._lock:
+            return self._outcomes.take(size_bytes)
+
+    def free(self, offset: int) -> None:
+        """The Exchange that carried this outcome was answered."""
+        with self._lock:
+            self._outcomes.free(offset)
+
+    def write(self, at: int, data: Data) -> None:
+        """Copies a tensor into what `take` gave."""
+        target = self._view[at : at + size_of(data)]
+        if isinstance(data, bytes):
+            target[:] = data
+        elif data.nbytes:
+            np.frombuffer(target, data.dtype).reshape(data.shape)[...] = data
+
+
+class Outbox:
+    """Where one lease's outputs may be put. `extent`: what they took, None: nothing."""
+
+    def __init__(self, arena: Arena) -> None:
+        self._arena = arena
+        self.extent: int | None = None
+
+    def put(self, tensors: Sequence[Data]) -> list[int] | None:
+        """The offset of each, copied; None where they are too small for it or there is no
+        room."""
+        sizes = [size_of(data) for data in tensors]
+        if sum(sizes) < MIN_BYTES:
+            return None
+        at = self.extent = self._arena.take(sum(map(aligned, sizes)))
+        if at is None:
+            return None
+        offsets = []
+        for data, size_bytes in zip(tensors, sizes, strict=True):
+            offsets.append(at)
+            self._arena.write(at, data)
+            at += aligned(size_bytes)
+        return offsets
+
+
+def size_of(data: Data) -> int:
+    """Bytes."""
+    return len(data) if isinstance(data, bytes) else data.nbytes
+
+
+def open_arena(message: replica_pb2.Arena) -> Arena | None:
+    """Maps it. None where this process cannot: another machine, container or user."""
+    try:
+        return Arena(_map(message), message.outcome_begin, message.end)
+    except (OSError, ArenaError) as error:
+        _LOG.info("tensors travel in messages, for the frontend's memory is not shared: %s", error)
+        return None
+
+
+def _map(message: replica_pb2.Arena) -> mmap.mmap:
+    # In another container the same path may be anything: nothing but a plain file is opened.
+    if not Path(message.path).is_file():
+        raise ArenaError(f"expected memory at {message.path}, got something else")
+    file = os.open(message.path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    try:
+        size_bytes = os.fstat(file).st_size
+        if size_bytes != message.end:
+            raise ArenaError(f"expected {message.end} bytes at {message.path}, got {size_bytes}")
+        memory = mmap.mmap(file, size_bytes)
+    finally:
+        os.close(file)
+    if memory[: len(message.key)] != message.key:
+        memory.close()
+        raise ArenaError(f"expected the frontend's key at {message.path}, got another")
+    return memory
