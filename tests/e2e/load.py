@@ -16,16 +16,19 @@ Infer = Callable[[ModelInferRequest], Awaitable[ModelInferResponse]]
 
 
 class Load:
-    """Callers in a closed loop on a model that answers what it is sent (FP32 [16]).
+    """Callers in a closed loop on a model that answers what it is sent (FP32 [`elements`]).
 
     Owns the counts: `right`, and what went wrong by sentence.
     """
 
-    def __init__(self, address: str, model: str, callers: int, input_name: str) -> None:
+    def __init__(
+        self, address: str, model: str, callers: int, input_name: str, *, elements: int = 16
+    ) -> None:
         self._address = address
         self._model = model
         self._callers = callers
         self._input_name = input_name
+        self._elements = elements
         self._stopping = False
         self.right = 0
         self.wrong: Counter[str] = Counter()
@@ -48,7 +51,8 @@ class Load:
 
     async def _call(self, infer: Infer, source: random.Random) -> None:
         while not self._stopping:
-            values = np.array([[source.random() for _ in range(16)]], dtype=np.float32)
+            random_bytes = source.randbytes(4 * self._elements)
+            values = np.frombuffer(random_bytes, np.float32).reshape(1, -1)
             await self._check(infer, values)
 
     async def _check(self, infer: Infer, values: NDArray[np.float32]) -> None:

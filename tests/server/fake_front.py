@@ -10,6 +10,7 @@ from typing import TypeVar
 from google.protobuf.message import Message
 
 from tests.server.samples import make_config, make_found, make_request
+from tideserve.replica.arena import open_arena
 from tideserve.server.arena import Arenas
 from tideserve.server.core.scheduler import Scheduler
 from tideserve.server.dispatcher import Dispatcher
@@ -104,7 +105,9 @@ class FakeReplica:
             f"/{methods.REPLICA_SERVICE}/Join",
             replica_pb2.JoinRequest(replica_id=replica_id, pid=7),
         )
-        self.epoch = self.commands()[0].welcome.epoch
+        welcome = self.commands()[0].welcome
+        self.epoch = welcome.epoch
+        self.arena = open_arena(welcome.arena) if welcome.HasField("arena") else None
 
     def commands(self) -> list[Command]:
         return [Command.FromString(it) for it in self._world.front.sent[self.life_line]]
@@ -133,6 +136,7 @@ class FakeReplica:
                 sequence=self.sequence,
                 outcomes=outcomes,
                 want=want,
+                arena=self.arena is not None,
             ),
         )
 

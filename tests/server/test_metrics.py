@@ -13,6 +13,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.server.samples import make_found, serve
+from tideserve.server.arena import Arenas
 from tideserve.server.core.queue import ModelQueue
 from tideserve.server.core.replicas import ReplicaState
 from tideserve.server.core.request import Request
@@ -40,6 +41,7 @@ class World:
             self.models,
             self.scheduler,
             lambda: self.now_s,
+            Arenas(0),
             version="1.2.3",
             triton_names=triton_names,
         )

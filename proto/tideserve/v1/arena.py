@@ -25,7 +25,7 @@ class Extents:
     @property
     def used_bytes(self) -> int:
         """Of all that is taken."""
-        return sum(stop - start for start, stop in self._taken)
+        return sum(stop - start for start, stop in list(self._taken))
 
     def take(self, size_bytes: int) -> int | None:
         """The offset of so many free bytes, aligned; None: there is no such room."""

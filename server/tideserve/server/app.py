@@ -81,6 +81,7 @@ class App:
                 self._models,
                 self._scheduler,
                 self._clock,
+                self._arenas,
                 version=version,
                 triton_names=settings.triton_metrics,
             ),

@@ -170,6 +170,16 @@ class Arenas:
         if arena is not None:
             arena.is_mapped = True
 
+    @property
+    def mapped(self) -> int:
+        """Replicas that share memory. Any thread."""
+        return sum(arena.is_mapped for arena in list(self._arenas.values()))
+
+    @property
+    def used_bytes(self) -> int:
+        """What leases take of it. Any thread."""
+        return sum(arena.used_bytes for arena in list(self._arenas.values()))
+
     def close(self, replica_id: str) -> None:
         """This life is over."""
         arena = self._arenas.pop(replica_id, None)

@@ -20,6 +20,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from tideserve.server.arena import Arenas
 from tideserve.server.core.queue import ModelQueue
 from tideserve.server.core.replicas import ReplicaState
 from tideserve.server.core.scheduler import Scheduler
@@ -35,6 +36,7 @@ def make_registry(
     models: ModelTable,
     scheduler: Scheduler,
     clock: Callable[[], float],
+    arenas: Arenas,
     *,
     version: str,
     triton_names: bool,
@@ -42,7 +44,7 @@ def make_registry(
     """Everything that the frontend exports; `triton_names` adds the nv_inference_* aliases."""
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
-    registry.register(_FrontendCollector(models, scheduler, clock, version, triton_names))
+    registry.register(_FrontendCollector(models, scheduler, clock, arenas, version, triton_names))
     return registry
 
 
@@ -54,12 +56,14 @@ class _FrontendCollector(Collector):
         models: ModelTable,
         scheduler: Scheduler,
         clock: Callable[[], float],
+        arenas: Arenas,
         version: str,
         triton_names: bool,
     ) -> None:
         self._models = models
         self._scheduler = scheduler
         self._clock = clock
+        self._arenas = arenas
         self._version = version
         self._triton_names = triton_names
 
@@ -79,6 +83,14 @@ class _FrontendCollector(Collector):
         yield from self._queues(entries)
         yield self._replicas(stats)
         yield self._profiles(entries)
+        yield GaugeMetricFamily(
+            "tideserve_arenas", "Replicas that share memory with the frontend.", self._arenas.mapped
+        )
+        yield GaugeMetricFamily(
+            "tideserve_arena_used_bytes",
+            "Of that memory, what leases take.",
+            self._arenas.used_bytes,
+        )
         if self._triton_names:
             yield from _triton(stats)
             yield self._triton_pending(entries)

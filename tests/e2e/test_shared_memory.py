@@ -1,0 +1,137 @@
+"""Large tensors through shared memory while replicas and callers are killed: R1 and R4 hold,
+and nothing of the memory is left."""
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from urllib.request import urlopen
+
+import pytest
+
+from tests.e2e.load import Load
+from tests.e2e.model_folder import write_model
+from tests.e2e.server import Server, wait_until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+
+ELEMENTS = 40_000
+CALLERS = 8
+KILLS = 20
+CONFIG = f"""
+backend: "python"
+max_batch_size: 4
+input {{ name: "IN" data_type: TYPE_FP32 dims: [ {ELEMENTS} ] }}
+output {{ name: "OUT" data_type: TYPE_FP32 dims: [ {ELEMENTS} ] }}
+parameters {{ key: "tideserve.retryable" value {{ string_value: "true" }} }}
+"""
+IDENTITY = """
+import time
+
+class Model:
+    def load(self, context):
+        pass
+
+    def infer(self, inputs):
+        time.sleep(0.002)
+        return {"OUT": inputs["IN"]}
+
+    def unload(self):
+        pass
+"""
+# A process of its own, which is killed in the middle of its calls.
+CALLER = """
+import sys, threading
+import numpy as np
+from tideserve.client import Client
+
+def call():
+    while True:
+        client.infer("large", {"IN": np.ones((1, int(sys.argv[2])), np.float32)})
+
+with Client(sys.argv[1]) as client:
+    threads = [threading.Thread(target=call, daemon=True) for _ in range(4)]
+    [thread.start() for thread in threads]
+    print("calling", flush=True)
+    threads[0].join()
+"""
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    write_model(tmp_path / "repository", "large", CONFIG, IDENTITY)
+    return tmp_path / "repository"
+
+
+def arena_bytes(server: Server) -> tuple[float, float]:
+    """Replicas that share memory, and what leases take of it."""
+    with urlopen(f"http://127.0.0.1:{server.http_port}/metrics", timeout=5) as answer:
+        lines = answer.read().decode().splitlines()
+    values = dict(line.split() for line in lines if line.startswith("tideserve_arena"))
+    return float(values["tideserve_arenas"]), float(values["tideserve_arena_used_bytes"])
+
+
+def arenas_open(server: Server) -> int:
+    """Files of shared memory that the frontend has open."""
+    found = 0
+    for link in Path(f"/proc/{server.pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found += "tideserve-arena" in os.readlink(link)  # noqa: PTH115 - it names no file
+    return found
+
+
+@pytest.mark.parametrize("front", ["native", "grpcio"])
+def test_killed_replicas_and_callers_leave_nothing_and_fail_nobody(
+    start_server: Callable[..., Server], repository: Path, front: str
+) -> None:
+    named = set(Path("/dev/shm").iterdir())
+    server = start_server(repository, "--replicas=2", f"--front={front}")
+    load = Load(server.address, "large", CALLERS, "IN", elements=ELEMENTS)
+    source = random.Random(1)
+
+    async def kill() -> None:
+        killed = 0
+        while killed < KILLS:
+            pids = await asyncio.to_thread(server.ready_pids, "large")
+            await asyncio.sleep(source.uniform(0.0, 0.1))
+            # The snapshot may be older than the autoscaler's own kill of it.
+            with contextlib.suppress(ProcessLookupError, IndexError):
+                os.kill(source.choice(pids), signal.SIGKILL)
+                killed += 1
+            if killed % 4 == 3:
+                await kill_a_caller(server, source.uniform(0.0, 0.3))
+
+    asyncio.run(load.run(kill()))
+    assert not load.wrong
+    assert load.right > CALLERS
+    wait_until(lambda: arena_bytes(server) == (2, 0), 20, lambda: server.log)
+    # A memfd stays with its mapping as well; two of one arena.
+    wait_until(lambda: arenas_open(server) == 4, 10, lambda: server.log)
+    assert server.stop() == 0
+    assert set(Path("/dev/shm").iterdir()) <= named
+
+
+def test_without_an_arena_the_same_answers_come_in_messages(
+    start_server: Callable[..., Server], repository: Path
+) -> None:
+    server = start_server(repository, "--arena-bytes=0")
+    load = Load(server.address, "large", 2, "IN", elements=ELEMENTS)
+    asyncio.run(load.run(asyncio.sleep(0.5)))
+    assert load.right
+    assert not load.wrong
+    assert arena_bytes(server) == (0, 0)
+    assert arenas_open(server) == 0
+
+
+async def kill_a_caller(server: Server, after_s: float) -> None:
+    command = [sys.executable, "-c", CALLER, server.address, str(ELEMENTS)]
+    caller = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    assert caller.stdout is not None
+    assert await caller.stdout.readline() == b"calling\n"
+    await asyncio.sleep(after_s)
+    caller.kill()
+    await caller.wait()
