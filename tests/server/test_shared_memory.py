@@ -188,11 +188,11 @@ def test_a_lost_replicas_memory_is_gone_and_its_batch_is_computed_by_another() -
     world = make_world()
     replica = world.replica("r")
     caller = Caller(world, 1)
-    replica.lease(replica.exchange())
     path = Path(replica.commands()[0].welcome.arena.path)
     assert path.exists()
+    replica.lease(replica.exchange())
+    assert not path.exists(), "nobody needs the file once it is mapped"
     world.cancel(replica.life_line)
-    assert not path.exists()
     other = world.replica("s")
     other.exchange(compute(other, other.lease(other.exchange()))[0])
     assert caller.is_right()

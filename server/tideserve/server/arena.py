@@ -53,12 +53,17 @@ class Arena:
         self._memory[:_KEY_BYTES] = self._key
         self._view = memoryview(self._memory)
         self.is_mapped = False
-        """The replica says that it has it."""
 
     @property
     def used_bytes(self) -> int:
         """Of leases, as of the last `place` or `tend`."""
         return self._leases.used_bytes
+
+    def on_mapped(self) -> None:
+        """The replica says that it has it: nobody opens the file again."""
+        if not self.is_mapped:
+            self.is_mapped = True
+            os.close(self._file)
 
     def message(self) -> replica_pb2.Arena:
         """For Welcome. The path is one that this user's processes on this machine can open."""
@@ -117,8 +122,9 @@ class Arena:
         return CopiedOutputs(self)
 
     def close(self) -> None:
-        """The file is closed; the memory goes with the last view of it."""
-        os.close(self._file)
+        """The memory goes with the last view of it."""
+        if not self.is_mapped:
+            os.close(self._file)
 
     def _write(self, at: int, pieces: Sequence[Buffer]) -> None:
         view = self._view
@@ -168,7 +174,7 @@ class Arenas:
         """The replica says so."""
         arena = self._arenas.get(replica_id)
         if arena is not None:
-            arena.is_mapped = True
+            arena.on_mapped()
 
     @property
     def mapped(self) -> int:
