@@ -148,9 +148,9 @@ def test_views_outlive_a_closed_arena() -> None:
     message = arenas.open("r")
     assert message is not None
     assert arenas.of("r") is None
+    replica = open_arena(message)
     arenas.on_mapped("r")
     arena = arenas.of("r")
-    replica = open_arena(message)
     assert arena is not None
     assert replica is not None
     offsets = Outbox(replica).put([b"x" * MIN_BYTES])
