@@ -9,10 +9,9 @@ from math import prod
 from struct import unpack_from
 from typing import Final, NamedTuple
 
-import numpy as np
-
 from tideserve.server.errors import InvalidRequestError, UnsupportedError
 from tideserve.server.model_spec import DATATYPE_BYTES, ModelSpec, TensorSpec
+from tideserve.server.typed_contents import TYPED_CONTENTS, pack
 from tideserve.server.wire import Buffer
 from tideserve.v1.inference_pb2 import (
     InferParameter,
@@ -20,21 +19,6 @@ from tideserve.v1.inference_pb2 import (
     ModelInferRequest,
 )
 
-# numpy's name of each datatype that InferTensorContents can carry, and the field it is in.
-TYPED_CONTENTS: Final[dict[str, tuple[str, str]]] = {
-    "BOOL": ("bool_contents", "?"),
-    "INT8": ("int_contents", "<i1"),
-    "INT16": ("int_contents", "<i2"),
-    "INT32": ("int_contents", "<i4"),
-    "INT64": ("int64_contents", "<i8"),
-    "UINT8": ("uint_contents", "<u1"),
-    "UINT16": ("uint_contents", "<u2"),
-    "UINT32": ("uint_contents", "<u4"),
-    "UINT64": ("uint64_contents", "<u8"),
-    "FP32": ("fp32_contents", "<f4"),
-    "FP64": ("fp64_contents", "<f8"),
-    "BYTES": ("bytes_contents", ""),
-}
 MAX_ELEMENTS: Final = 1 << 40
 MAX_NUMBER: Final = (1 << 64) - 1
 # Dimensions that a sentence shows of a shape.
@@ -279,7 +263,7 @@ def _pack(
         raise InvalidRequestError(
             f"{where}: {expected.datatype} has no typed contents, send raw_input_contents"
         )
-    field, dtype = TYPED_CONTENTS[expected.datatype]
+    field, _ = TYPED_CONTENTS[expected.datatype]
     for descriptor, _ in contents.ListFields():
         if descriptor.name != field:
             raise InvalidRequestError(
@@ -292,13 +276,11 @@ def _pack(
             f"{where}: expected {prod(shape)} elements in contents.{field} for shape "
             f"{list(shape)}, got {len(values)}"
         )
-    if expected.datatype == "BYTES":
-        return b"".join(len(value).to_bytes(4, "little") + value for value in values)
     try:
-        return np.array(list(values), dtype=np.dtype(dtype)).tobytes()
+        return pack(contents, expected.datatype)
     except OverflowError as error:
         raise InvalidRequestError(
-            f"{where}: expected values that fit {expected.datatype}: {error}"
+            f"{where}: a value does not fit {expected.datatype}: {error}"
         ) from error
 
 
