@@ -76,7 +76,7 @@ class AccountedServer:
             *(sys.executable, "-m", "benchmarks.accounting.server", str(self._totals), "serve"),
             str(self._folder / "models"),
             f"--grpc-port={self.address.rpartition(':')[2]}",
-            f"--http-port={free_port()}",
+            "--http-port=0",
             "--replicas=1",
         ]
         self._process = ServerProcess(arguments, {}, self._folder / "log")
