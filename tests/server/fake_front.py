@@ -25,7 +25,9 @@ from tideserve.server.service.metadata import MetadataService
 from tideserve.server.service.reflection import ReflectionService
 from tideserve.server.service.replicas import ReplicaService
 from tideserve.server.service.repository import ModelControl, RepositoryService
+from tideserve.server.service.shared_memory import SharedMemoryService
 from tideserve.server.services import Services
+from tideserve.server.shared_regions import SharedRegions
 from tideserve.server.stats import ModelStats
 from tideserve.v1 import methods, replica_pb2
 from tideserve.v1.metadata import TOKEN_METADATA_KEY
@@ -170,6 +172,7 @@ class World:
         root: Path | None = None,
         control: ModelControl = ModelControl.NONE,
         arena_bytes: int = 0,
+        regions: SharedRegions | None = None,
     ) -> None:
         self.now_s = 1000.0
         self.front = FakeFront()
@@ -177,7 +180,7 @@ class World:
         self.scheduler = Scheduler()
         self.mailbox = Mailbox(self.front)
         self.keys = sorted(self.models.load(found or make_found()))
-        inference = InferenceService(self.models, self.scheduler, self.front)
+        inference = InferenceService(self.models, self.scheduler, self.front, regions)
         self.arenas = Arenas(arena_bytes)
         replicas = ReplicaService(self.models, self.scheduler, self.front, 1 << 20, self.arenas)
         self.services = Services(
@@ -192,10 +195,15 @@ class World:
                 self.mailbox.post,
             ),
             metadata=MetadataService(
-                self.models, "1.0", self.models.all_ready, lambda: not inference.stopping
+                self.models,
+                "1.0",
+                self.models.all_ready,
+                lambda: not inference.stopping,
+                () if regions is None else ("system_shared_memory",),
             ),
             health=HealthService(self.models, lambda: not inference.stopping),
             reflection=ReflectionService(),
+            shared_memory=SharedMemoryService(regions, self.front),
         )
         self.dispatcher = Dispatcher(
             self.front,
@@ -224,15 +232,14 @@ class World:
         *,
         time_left_s: float | None = None,
         metadata: Metadata | None = None,
+        peer: str = "ipv4:127.0.0.1:1",
     ) -> int:
         """Puts a call among the events, with the token where one is needed; its id."""
         self._calls += 1
         if metadata is None:
             metadata = ((TOKEN_METADATA_KEY, TOKEN),) if path in OWN_PATHS else ()
         data = payload if isinstance(payload, bytes) else payload.SerializeToString()
-        self.front.events.append(
-            Call(self._calls, path, data, metadata, "ipv4:127.0.0.1:1", time_left_s)
-        )
+        self.front.events.append(Call(self._calls, path, data, metadata, peer, time_left_s))
         return self._calls
 
     def call(
@@ -242,9 +249,10 @@ class World:
         *,
         time_left_s: float | None = None,
         metadata: Metadata | None = None,
+        peer: str = "ipv4:127.0.0.1:1",
     ) -> int:
         """A call and a turn."""
-        call_id = self.post(path, payload, time_left_s=time_left_s, metadata=metadata)
+        call_id = self.post(path, payload, time_left_s=time_left_s, metadata=metadata, peer=peer)
         self.turn()
         return call_id
 

@@ -238,20 +238,23 @@ def test_an_absurd_shape_is_refused_though_a_zero_makes_it_empty(shape: list[int
         read_inputs(request_of(("a", "FP32", shape, b"")), spec)
 
 
-def test_shared_memory_is_refused_as_unsupported() -> None:
+@pytest.mark.parametrize("direction", ["inputs", "outputs"])
+def test_shared_memory_is_refused_as_unsupported_where_there_is_none(direction: str) -> None:
     request = good()
-    request.inputs[0].parameters["shared_memory_region"].string_param = "r"
+    request.outputs.add(name="x")
+    tensor = getattr(request, direction)[0]
+    tensor.parameters["shared_memory_region"].string_param = "r"
+    tensor.parameters["shared_memory_byte_size"].int64_param = 8
 
-    with pytest.raises(UnsupportedError, match="send its contents in the request"):
+    with pytest.raises(UnsupportedError, match="send contents in the request"):
         read_inputs(request, TWO)
 
 
-@pytest.mark.parametrize("parameter", ["shared_memory_region", "classification"])
-def test_outputs_in_other_forms_are_refused_as_unsupported(parameter: str) -> None:
+def test_a_classification_is_refused_as_unsupported() -> None:
     request = good()
-    request.outputs.add(name="x").parameters[parameter].int64_param = 3
+    request.outputs.add(name="x").parameters["classification"].int64_param = 3
 
-    with pytest.raises(UnsupportedError, match=parameter):
+    with pytest.raises(UnsupportedError, match="classification"):
         read_inputs(request, TWO)
 
 

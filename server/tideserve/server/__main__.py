@@ -78,6 +78,10 @@ def serve(
         float, typer.Option(help="How long admitted requests may take when stopping.")
     ] = 30.0,
     triton_metrics: Annotated[bool, typer.Option(help="Also export nv_inference_* names.")] = False,
+    shared_memory: Annotated[
+        bool,
+        typer.Option(help="Take and give tensors in shared memory (callers on this machine)."),
+    ] = True,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
 ) -> None:
     """Serve a model repository over gRPC."""
@@ -111,6 +115,7 @@ def serve(
                 shutdown_timeout_s=shutdown_timeout_s,
                 arena_bytes=arena_bytes,
                 triton_metrics=triton_metrics,
+                shared_memory=shared_memory,
                 log_level=log_level,
             ),
             state_folder=_state_folder(),

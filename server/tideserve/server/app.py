@@ -25,7 +25,9 @@ from tideserve.server.service.metadata import MetadataService
 from tideserve.server.service.reflection import REFLECTION_METHODS, ReflectionService
 from tideserve.server.service.replicas import ReplicaService
 from tideserve.server.service.repository import RepositoryService
+from tideserve.server.service.shared_memory import SharedMemoryService
 from tideserve.server.services import Services
+from tideserve.server.shared_regions import FOLDER, SharedRegions
 from tideserve.server.tokens import load_or_create
 from tideserve.v1 import methods
 
@@ -73,6 +75,7 @@ class App:
         )
         self._mailbox = Mailbox(self._front)
         self._arenas = Arenas(settings.arena_bytes)
+        self._regions = self._make_regions()
         self._services = self._make_services(version)
         self._http = HttpServer(
             settings.front.host,
@@ -177,6 +180,8 @@ class App:
         self._services.repository.close()
         self._front.close()
         self._arenas.close_all()
+        if self._regions is not None:
+            self._regions.close()
 
     def _poll(self) -> None:
         now_s = self._clock()
@@ -208,6 +213,11 @@ class App:
             return "; ".join(waiting) or "models are loading"
         return None
 
+    def _make_regions(self) -> SharedRegions | None:
+        if not self._settings.shared_memory or not FOLDER.is_dir():
+            return None
+        return SharedRegions(self._settings.front.max_message_bytes)
+
     def _make_services(self, version: str) -> Services:
         settings, models, scheduler, front = (
             self._settings,
@@ -215,7 +225,7 @@ class App:
             self._scheduler,
             self._front,
         )
-        inference = InferenceService(models, scheduler, front)
+        inference = InferenceService(models, scheduler, front, self._regions)
 
         def is_serving() -> bool:
             return not inference.stopping
@@ -237,9 +247,11 @@ class App:
                 version=version,
                 is_ready=lambda: self._why_not_ready() is None,
                 is_serving=is_serving,
+                extensions=() if self._regions is None else ("system_shared_memory",),
             ),
             health=HealthService(models, is_serving),
             reflection=ReflectionService(),
+            shared_memory=SharedMemoryService(self._regions, front),
         )
 
     def _own_address(self) -> str:

@@ -9,8 +9,11 @@ from itertools import accumulate
 from math import prod
 from typing import Final, NamedTuple, Protocol
 
+from tideserve.server.errors import InvalidRequestError
 from tideserve.server.model_spec import DATATYPE_BYTES, ModelSpec
 from tideserve.server.payload import InferInputs, InferPlan, names_of
+from tideserve.server.placement import write_place
+from tideserve.server.shared_regions import RegionSlice
 from tideserve.server.wire import Buffer, embedded, header, varint
 from tideserve.v1.arena import MIN_BYTES
 from tideserve.v1.inference_pb2 import ModelInferResponse
@@ -210,10 +213,48 @@ class BatchOutputs:
                 pieces += (_RAW_TAG + varint(len(data)), data)
         return b"".join(pieces)
 
+    def encode_shared(
+        self, inputs: InferInputs, request_id: str, first_row: int, *, final_flag: bool
+    ) -> bytes:
+        """As `encode`, for a caller some of whose outputs go into its regions: their raw contents
+        are empty, as Triton's are, so that those of the others keep their places.
+
+        Raises `InvalidRequestError`, with nothing written, where a place is too small; and where
+        a region cannot be written to.
+        """
+        plan = inputs.plan
+        response = ModelInferResponse.FromString(
+            self._head(plan, plan.outputs, final_flag=final_flag)
+        )
+        response.id = request_id
+        writes: list[tuple[RegionSlice, Buffer]] = []
+        for at, (name, target) in enumerate(zip(plan.outputs, inputs.targets, strict=True)):
+            data = self._rows(name, plan, first_row)
+            response.raw_output_contents.append(b"" if target is not None else bytes(data))
+            if target is None:
+                continue
+            place = target.place
+            if len(data) > place.byte_size:
+                raise InvalidRequestError(
+                    f"model '{self._spec.name}', output '{name}': expected a place of at least "
+                    f"{len(data)} bytes in shared memory region '{place.region}' "
+                    f"(shared_memory_byte_size), got {place.byte_size}"
+                )
+            writes.append((target, data))
+            write_place(response.outputs[at].parameters, place._replace(byte_size=len(data)))
+        for target, data in writes:
+            target.write(data)
+        return response.SerializeToString()
+
     def missing(self, names: Sequence[str]) -> list[str]:
         """Those of `names` (all outputs if empty) that the replica did not send."""
         wanted = names or [tensor.name for tensor in self._spec.outputs]
         return [name for name in wanted if name not in self._tensors]
+
+    def _rows(self, name: str, plan: InferPlan, first_row: int) -> Buffer:
+        tensor, cut_shape = self._tensors[name], self._cut_shape(name, plan)
+        data = tensor.rows(first_row, plan.rows)
+        return data if cut_shape is None else self._cut(data, cut_shape, tensor, plan)
 
     def _frame(self, plan: InferPlan, *, final_flag: bool) -> "_Frame":
         names = plan.outputs or self._order

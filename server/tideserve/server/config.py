@@ -34,6 +34,7 @@ class ServeSettings:
     shutdown_timeout_s: float = 30.0
     arena_bytes: int = 64 * 1024 * 1024
     triton_metrics: bool = False
+    shared_memory: bool = True
     log_level: str = "info"
 
 

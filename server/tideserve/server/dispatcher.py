@@ -242,6 +242,7 @@ class Dispatcher:
         }
         for path in REFLECTION_PATHS:
             routes[path] = self._on_reflection
+        routes.update(services.shared_memory.handlers())
         for path, kind, answer in services.unary_answers():
             routes[path] = self._unary(kind, answer)
         return routes

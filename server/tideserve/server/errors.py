@@ -41,6 +41,18 @@ class NotFoundError(TideserveError):
     """No such model, version, replica or method."""
 
 
+class AlreadyExistsError(TideserveError):
+    """The name is taken."""
+
+
+class RegionLimitError(TideserveError):
+    """As many regions of shared memory as there may be are registered."""
+
+
+class PermissionDeniedError(TideserveError):
+    """The caller may not ask for this from where it is."""
+
+
 class QueueFullError(TideserveError):
     """Not admitted: a bound would be passed. `pushback_ms` is when to try again."""
 
@@ -114,6 +126,9 @@ class UnsupportedFrontError(StartError):
 STATUS: Final[dict[type[TideserveError], Code]] = {
     InvalidRequestError: Code.INVALID_ARGUMENT,
     NotFoundError: Code.NOT_FOUND,
+    AlreadyExistsError: Code.ALREADY_EXISTS,
+    RegionLimitError: Code.RESOURCE_EXHAUSTED,
+    PermissionDeniedError: Code.PERMISSION_DENIED,
     QueueFullError: Code.RESOURCE_EXHAUSTED,
     MessageTooLargeError: Code.RESOURCE_EXHAUSTED,
     ExpiredError: Code.DEADLINE_EXCEEDED,

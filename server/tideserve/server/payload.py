@@ -6,24 +6,22 @@ Tensors stay opaque bytes; `batch` joins and cuts them.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from struct import unpack_from
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
+from tideserve.server.contents import (
+    check_bytes,
+    check_size,
+    count_bytes_elements,
+    pack,
+    read_shape,
+)
 from tideserve.server.errors import InvalidRequestError, UnsupportedError
 from tideserve.server.model_spec import DATATYPE_BYTES, ModelSpec, TensorSpec
-from tideserve.server.typed_contents import TYPED_CONTENTS, pack
+from tideserve.server.parameters import whole_number
+from tideserve.server.placement import Place, Places, given_bytes, read_place
+from tideserve.server.shared_regions import RegionSlice, SharedRegions
 from tideserve.server.wire import Buffer
-from tideserve.v1.inference_pb2 import (
-    InferParameter,
-    InferTensorContents,
-    ModelInferRequest,
-)
-
-MAX_ELEMENTS: Final = 1 << 40
-MAX_NUMBER: Final = (1 << 64) - 1
-# Dimensions that a sentence shows of a shape.
-SHOWN_DIMS: Final = 16
-SHARED_MEMORY: Final = "shared_memory_region"
+from tideserve.v1.inference_pb2 import ModelInferRequest
 
 
 class TensorPlan(NamedTuple):
@@ -41,10 +39,10 @@ class TensorPlan(NamedTuple):
 class InferPlan:
     """All of a validated request but its data: the same for every request of its kind.
 
-    `tensors` are in the model's order, `raw_order` says which raw content each one has;
+    `tensors` are in the model's order, `raw_order` says which of the request's inputs each is;
     `outputs` () means all. Requests with equal signatures may share a batch (R3). `length` of
     what is padded, None: nothing is; `row_cost`: its length in a batch, else 1. `padding_bytes`:
-    what the batch has beside the data.
+    what the batch has beside the data. `places`: of what lies in shared memory; None: nothing does.
     """
 
     tensors: tuple[TensorPlan, ...]
@@ -57,21 +55,28 @@ class InferPlan:
     length: int | None = None
     row_cost: int = 1
     padding_bytes: int = 0
+    places: Places | None = None
 
 
 class InferInputs(NamedTuple):
     """A validated request: its plan, and row-major little-endian bytes for each tensor.
-    `payload_bytes`: in a batch, with padding."""
+    `payload_bytes`: in a batch, with padding. `targets`: where the plan's outputs go, None for one
+    that goes into the answer; () if all do."""
 
     plan: InferPlan
     data: tuple[Buffer, ...]
     payload_bytes: int
+    targets: tuple[RegionSlice | None, ...] = ()
 
 
-def read_inputs(message: ModelInferRequest, spec: ModelSpec) -> InferInputs:
+def read_inputs(
+    message: ModelInferRequest, spec: ModelSpec, regions: SharedRegions | None = None
+) -> InferInputs:
     """Checks a request against the model; raises `InvalidRequestError` with what was expected
-    and what came, `UnsupportedError` for shared memory and classification."""
-    found = _read_tensors(message, spec)
+    and what came, `UnsupportedError` for classification, and for shared memory without `regions`,
+    `MessageTooLargeError`."""
+    places = _read_places(message, spec, regions)
+    found = _read_tensors(message, spec, places, regions)
     tensors = tuple(tensor for tensor, _, _ in found)
     data = tuple(data for _, _, data in found)
     length = _padded_length(tensors, spec)
@@ -98,8 +103,14 @@ def read_inputs(message: ModelInferRequest, spec: ModelSpec) -> InferInputs:
         length=length,
         row_cost=row_cost,
         padding_bytes=padding_bytes,
+        places=places,
     )
-    return InferInputs(plan, data, padding_bytes + sum(map(len, data)))
+    return InferInputs(
+        plan,
+        data,
+        padding_bytes + sum(map(len, data)),
+        _targets(plan, regions) if places is not None else (),
+    )
 
 
 def fill(plan: InferPlan, raw: Sequence[Buffer]) -> InferInputs | None:
@@ -113,7 +124,7 @@ def fill(plan: InferPlan, raw: Sequence[Buffer]) -> InferInputs | None:
         size = len(content)
         if tensor.data_bytes is None:
             elements = prod(tensor.shape)
-            if _count_bytes_elements(content, elements) != elements:
+            if count_bytes_elements(content, elements) != elements:
                 return None
         elif size != tensor.data_bytes:
             return None
@@ -122,17 +133,71 @@ def fill(plan: InferPlan, raw: Sequence[Buffer]) -> InferInputs | None:
     return InferInputs(plan, tuple(data), payload_bytes)
 
 
+def fill_shared(
+    plan: InferPlan, raw: Sequence[Buffer], regions: SharedRegions
+) -> InferInputs | None:
+    """As `fill`, for a plan with places: reads anew what lies in shared memory. Raises
+    `InvalidRequestError` where that cannot be read."""
+    assert plan.places is not None
+    places = plan.places.inputs
+    if len(raw) != plan.places.in_message():
+        return None
+    rest = iter(raw)
+    contents = [
+        next(rest) if place is None else regions.slice(place, "an input").read() for place in places
+    ]
+    inputs = fill(plan, contents)
+    return None if inputs is None else inputs._replace(targets=_targets(plan, regions))
+
+
+def _targets(plan: InferPlan, regions: SharedRegions | None) -> tuple[RegionSlice | None, ...]:
+    assert plan.places is not None
+    assert regions is not None
+    if not any(plan.places.outputs):
+        return ()
+    return tuple(
+        None if place is None else regions.slice(place, f"output '{name}'")
+        for name, place in zip(plan.outputs, plan.places.outputs, strict=True)
+    )
+
+
+def _read_places(
+    message: ModelInferRequest, spec: ModelSpec, regions: SharedRegions | None
+) -> Places | None:
+    """None for a request that asks for no shared memory. Its size is checked before any is read."""
+    model = f"model '{spec.name}'"
+    inputs = tuple(read_place(t.parameters, f"{model}, input '{t.name}'") for t in message.inputs)
+    outputs = tuple(
+        read_place(t.parameters, f"{model}, output '{t.name}'") for t in message.outputs
+    )
+    if not any(inputs) and not any(outputs):
+        return None
+    if regions is None:
+        raise UnsupportedError(
+            f"{model}: the request asks for shared memory, which this server does not have: send "
+            "contents in the request"
+        )
+    regions.check_size(given_bytes(inputs), model)
+    return Places(inputs, outputs)
+
+
 def _read_tensors(
-    message: ModelInferRequest, spec: ModelSpec
+    message: ModelInferRequest,
+    spec: ModelSpec,
+    places: Places | None,
+    regions: SharedRegions | None,
 ) -> list[tuple[TensorPlan, int, bytes]]:
     """Each given input with its place in the request and its data, in the model's order."""
     raw = message.raw_input_contents
     inputs = message.inputs
-    if raw and len(raw) != len(inputs):
+    in_message = len(inputs) if places is None else places.in_message()
+    if raw and len(raw) != in_message:
+        which = "" if places is None else " that are not in shared memory"
         raise InvalidRequestError(
-            f"model '{spec.name}': expected raw_input_contents for all {len(inputs)} inputs "
+            f"model '{spec.name}': expected raw_input_contents for all {in_message} inputs{which} "
             f"or for none, got {len(raw)}"
         )
+    rest = iter(raw)
     known = {tensor.name: tensor for tensor in spec.inputs}
     found: dict[str, tuple[TensorPlan, int, bytes]] = {}
     for at, tensor in enumerate(inputs):
@@ -144,7 +209,12 @@ def _read_tensors(
             )
         if tensor.name in found:
             raise InvalidRequestError(f"model '{spec.name}': input '{tensor.name}' is given twice")
-        data = _read_data(tensor, raw[at] if raw else None, expected, spec)
+        place = None if places is None else places.inputs[at]
+        if place is None:
+            data = _read_data(tensor, next(rest) if raw else None, expected, spec)
+        else:
+            assert regions is not None
+            data = _read_shared(tensor, place, expected, spec, regions)
         shape = tuple(tensor.shape)
         data_bytes = len(data) if DATATYPE_BYTES[expected.datatype] else None
         padding = spec.padding
@@ -168,120 +238,50 @@ def _read_data(
 ) -> bytes:
     """The checked contents of one input."""
     where = f"model '{spec.name}', input '{expected.name}'"
-    if tensor.parameters and SHARED_MEMORY in tensor.parameters:
-        raise UnsupportedError(
-            f"{where} asks for shared memory, which this server does not have: send its contents "
-            "in the request"
-        )
-    if tensor.datatype != expected.datatype:
-        raise InvalidRequestError(
-            f"{where}: expected datatype {expected.datatype}, got '{tensor.datatype}'"
-        )
-    shape = _read_shape(tensor.shape, expected, spec)
+    shape = _read_kind(tensor, expected, spec)
     if raw is None:
-        raw = _pack(tensor.contents, expected, shape, spec)
+        raw = pack(tensor.contents, expected, shape, spec)
     elif tensor.HasField("contents"):
         raise InvalidRequestError(
             f"{where}: expected its contents either in raw_input_contents or in contents, got both"
         )
-    _check_size(expected, shape, raw, spec)
+    check_size(expected, shape, raw, spec)
     return raw
 
 
-def _read_shape(given: Sequence[int], expected: TensorSpec, spec: ModelSpec) -> tuple[int, ...]:
-    """The checked shape. One of the wrong rank is not even copied: it may have millions of
-    dimensions."""
-    wanted = [-1, *expected.dims] if spec.max_batch_size else [*expected.dims]
-    shape = tuple(given) if len(given) == len(wanted) else None
-    # 2**40 elements cannot fit a message. Sizes beside a 0 count too: numpy refuses an empty
-    # array whose other sizes are absurd.
-    if (
-        shape is None
-        or not all(got >= 0 and want in (-1, got) for want, got in zip(wanted, shape, strict=True))
-        or prod(max(1, size) for size in shape) > MAX_ELEMENTS
-    ):
-        rows = (
-            f", its first dimension being the rows (1 to {spec.max_batch_size})"
-            if spec.max_batch_size
-            else ""
-        )
+def _read_shared(
+    tensor: ModelInferRequest.InferInputTensor,
+    place: Place,
+    expected: TensorSpec,
+    spec: ModelSpec,
+    regions: SharedRegions,
+) -> bytes:
+    """The checked contents of one input that lies in a region: a copy, for batches are formed
+    later."""
+    where = f"model '{spec.name}', input '{expected.name}'"
+    shape = _read_kind(tensor, expected, spec)
+    if tensor.HasField("contents"):
         raise InvalidRequestError(
-            f"model '{spec.name}', input '{expected.name}': expected shape {wanted}{rows}, "
-            f"got {_shown(given)}"
+            f"{where}: expected its contents either in shared memory or in contents, got both"
         )
-    return shape
-
-
-def _shown(shape: Sequence[int]) -> str:
-    """A shape in a sentence, of which only the beginning if it is absurdly long."""
-    if len(shape) <= SHOWN_DIMS:
-        return str(list(shape))
-    sizes = ", ".join(map(str, shape[:SHOWN_DIMS]))
-    return f"[{sizes}, ...] of {len(shape)} dimensions"
-
-
-def _check_size(expected: TensorSpec, shape: tuple[int, ...], data: bytes, spec: ModelSpec) -> None:
-    elements = prod(shape)
     element_bytes = DATATYPE_BYTES[expected.datatype]
     if element_bytes:
-        if len(data) != elements * element_bytes:
-            raise InvalidRequestError(
-                f"model '{spec.name}', input '{expected.name}': expected "
-                f"{elements * element_bytes} bytes for {expected.datatype} {list(shape)}, "
-                f"got {len(data)}"
-            )
-        return
-    count = _count_bytes_elements(data, elements)
-    if count != elements:
-        if count < 0:
-            what = "length prefixes that do not fit the data"
-        else:
-            what = f"{count}" if count < elements else f"more, in {len(data)} bytes"
+        check_bytes(expected, shape, place.byte_size, spec)
+    data = regions.slice(place, where).read()
+    check_size(expected, shape, data, spec)
+    return data
+
+
+def _read_kind(
+    tensor: ModelInferRequest.InferInputTensor, expected: TensorSpec, spec: ModelSpec
+) -> tuple[int, ...]:
+    """The checked shape of an input of the right datatype."""
+    if tensor.datatype != expected.datatype:
         raise InvalidRequestError(
-            f"model '{spec.name}', input '{expected.name}': expected {elements} BYTES elements "
-            f"for shape {list(shape)}, each with a 4-byte little-endian length, got {what}"
+            f"model '{spec.name}', input '{expected.name}': expected datatype "
+            f"{expected.datatype}, got '{tensor.datatype}'"
         )
-
-
-def _count_bytes_elements(data: Buffer, expected: int) -> int:
-    """Elements of a BYTES tensor, one too many for any number above `expected`; -1 if the
-    lengths do not add up."""
-    at = count = 0
-    end = len(data)
-    while at + 4 <= end and count <= expected:
-        at += 4 + unpack_from("<I", data, at)[0]
-        count += 1
-    return count if at == end or count > expected else -1
-
-
-def _pack(
-    contents: InferTensorContents, expected: TensorSpec, shape: tuple[int, ...], spec: ModelSpec
-) -> bytes:
-    """Typed contents as raw bytes."""
-    where = f"model '{spec.name}', input '{expected.name}'"
-    if expected.datatype not in TYPED_CONTENTS:
-        raise InvalidRequestError(
-            f"{where}: {expected.datatype} has no typed contents, send raw_input_contents"
-        )
-    field, _ = TYPED_CONTENTS[expected.datatype]
-    for descriptor, _ in contents.ListFields():
-        if descriptor.name != field:
-            raise InvalidRequestError(
-                f"{where}: expected {expected.datatype} in contents.{field}, "
-                f"got contents.{descriptor.name}"
-            )
-    values = getattr(contents, field)
-    if len(values) != prod(shape):
-        raise InvalidRequestError(
-            f"{where}: expected {prod(shape)} elements in contents.{field} for shape "
-            f"{list(shape)}, got {len(values)}"
-        )
-    try:
-        return pack(contents, expected.datatype)
-    except OverflowError as error:
-        raise InvalidRequestError(
-            f"{where}: a value does not fit {expected.datatype}: {error}"
-        ) from error
+    return read_shape(tensor.shape, expected, spec)
 
 
 def _padded_length(tensors: tuple[TensorPlan, ...], spec: ModelSpec) -> int | None:
@@ -330,12 +330,11 @@ def _read_outputs(message: ModelInferRequest, spec: ModelSpec) -> tuple[str, ...
             raise InvalidRequestError(
                 f"model '{spec.name}': output '{output.name}' is requested twice"
             )
-        for parameter in (SHARED_MEMORY, "classification"):
-            if parameter in output.parameters:
-                raise UnsupportedError(
-                    f"output '{output.name}' asks for {parameter}, which this server does not "
-                    "have: take the tensor itself"
-                )
+        if "classification" in output.parameters:
+            raise UnsupportedError(
+                f"output '{output.name}' asks for classification, which this server does not "
+                "have: take the tensor itself"
+            )
         names.append(output.name)
     return tuple(names)
 
@@ -343,7 +342,7 @@ def _read_outputs(message: ModelInferRequest, spec: ModelSpec) -> tuple[str, ...
 def _read_priority(message: ModelInferRequest, spec: ModelSpec) -> int:
     if "priority" not in message.parameters:
         return 0
-    priority = _whole_number(message.parameters["priority"], "priority")
+    priority = whole_number(message.parameters["priority"], "priority")
     levels = spec.settings.queue.priority_levels
     if levels <= 1:
         return 0
@@ -358,22 +357,8 @@ def _read_priority(message: ModelInferRequest, spec: ModelSpec) -> int:
 def _read_timeout_s(message: ModelInferRequest) -> float | None:
     if "timeout" not in message.parameters:
         return None
-    timeout_us = _whole_number(message.parameters["timeout"], "timeout")
+    timeout_us = whole_number(message.parameters["timeout"], "timeout")
     return timeout_us / 1e6 if timeout_us else None
-
-
-def _whole_number(parameter: InferParameter, name: str) -> int:
-    choice = parameter.WhichOneof("parameter_choice")
-    value = None if choice is None else getattr(parameter, choice)
-    # Triton's HTTP bridge and some clients send numbers as text.
-    if isinstance(value, str) and len(value) <= len(str(MAX_NUMBER)):
-        value = int(value) if value.isascii() and value.isdecimal() else value
-    if type(value) is not int or not 0 <= value <= MAX_NUMBER:
-        raise InvalidRequestError(
-            f"parameter '{name}': expected a whole number from 0 to {MAX_NUMBER} in int64_param, "
-            f"got {value!r} in {choice or 'none'}"
-        )
-    return value
 
 
 def names_of(tensors: Sequence[TensorSpec]) -> str:

@@ -7,14 +7,18 @@ through protobuf and `payload.read_inputs`, which also words every error.
 
 Requests without an id whose tensors have a fixed size differ in their contents alone, which
 then lie at the same places: such a layout is recognized by comparing what is around them.
+
+Requests with tensors in shared memory have heads, and plans, of their own; what lies there is read
+for each of them.
 """
 
 from typing import Final, NamedTuple
 
-from tideserve.server.errors import InvalidRequestError, TideserveError
+from tideserve.server.errors import InvalidRequestError, MessageTooLargeError, TideserveError
 from tideserve.server.models import ModelEntry, ModelTable
-from tideserve.server.payload import InferInputs, InferPlan, fill, read_inputs
+from tideserve.server.payload import InferInputs, InferPlan, fill, fill_shared, read_inputs
 from tideserve.server.service.messages import parse
+from tideserve.server.shared_regions import SharedRegions
 from tideserve.server.wire import Buffer, varint
 from tideserve.v1.inference_pb2 import ModelInferRequest
 
@@ -46,6 +50,12 @@ _HEAD_TAGS: Final = frozenset(
         ModelInferRequest.OUTPUTS_FIELD_NUMBER,
     )
 )
+
+# How a refusal is counted.
+_REASONS: Final[dict[type[TideserveError], str]] = {
+    InvalidRequestError: "invalid_request",
+    MessageTooLargeError: "too_large",
+}
 
 
 class Cut(NamedTuple):
@@ -79,12 +89,14 @@ class _Layout(NamedTuple):
 
 class PlanCache:
     """Owns the plans by head, and the layouts by length, the last one of each. They hold as long
-    as the models stay as they are."""
+    as the models stay as they are. `regions` None: there is no shared memory."""
 
-    def __init__(self, models: ModelTable) -> None:
+    def __init__(self, models: ModelTable, regions: SharedRegions | None = None) -> None:
         self._models = models
+        self._regions = regions
         self._changes = -1
         self._plans: dict[bytes, tuple[ModelEntry, InferPlan]] = {}
+        self._shared_plans: dict[bytes, tuple[ModelEntry, InferPlan]] = {}
         self._layouts: dict[int, _Layout] = {}
 
     @property
@@ -98,6 +110,7 @@ class PlanCache:
         if self._changes != self._models.changes:
             self._changes = self._models.changes
             self._plans.clear()
+            self._shared_plans.clear()
             self._layouts.clear()
         layout = self._layouts.get(len(payload))
         if layout is not None and layout.fits(payload):
@@ -113,12 +126,33 @@ class PlanCache:
             if inputs is not None:
                 self._lay_out(payload, cut, entry, inputs)
                 return entry, inputs, cut.request_id
+        elif (shared := self._shared_plans.get(cut.head)) is not None:
+            entry, plan = shared
+            inputs = self._fill_shared(plan, cut.raw)
+            if inputs is not None:
+                return entry, inputs, cut.request_id
         entry, inputs, request_id = self._read_slowly(payload)
-        if len(cut.head) <= MAX_HEAD_BYTES and cut.raw:
-            if len(self._plans) >= MAX_PLANS:
-                self._plans.clear()
-            self._plans[cut.head] = (entry, inputs.plan)
+        self._remember(cut, entry, inputs.plan)
         return entry, inputs, request_id
+
+    def _remember(self, cut: Cut, entry: ModelEntry, plan: InferPlan) -> None:
+        """A head whose request has its contents beside it: those in typed fields are in it."""
+        places = plan.places
+        plans = self._plans if places is None else self._shared_plans
+        raw = len(plan.tensors) if places is None else places.in_message()
+        if len(cut.head) > MAX_HEAD_BYTES or len(cut.raw) != raw:
+            return
+        if len(plans) >= MAX_PLANS:
+            plans.clear()
+        plans[cut.head] = (entry, plan)
+
+    def _fill_shared(self, plan: InferPlan, raw: list[Buffer]) -> InferInputs | None:
+        """None for what the long way is to word."""
+        assert self._regions is not None
+        try:
+            return fill_shared(plan, raw, self._regions)
+        except InvalidRequestError:
+            return None
 
     def _lay_out(self, payload: bytes, cut: Cut, entry: ModelEntry, inputs: InferInputs) -> None:
         """Remembers where everything lies in a request of a known plan."""
@@ -153,11 +187,10 @@ class PlanCache:
         entry = self._models.bind(message.model_name, message.model_version)
         assert entry.spec is not None
         try:
-            return entry, read_inputs(message, entry.spec), message.id
+            return entry, read_inputs(message, entry.spec, self._regions), message.id
         except TideserveError as error:
             entry.stats.arrivals += 1
-            invalid = isinstance(error, InvalidRequestError)
-            entry.stats.on_rejection("invalid_request" if invalid else "unsupported")
+            entry.stats.on_rejection(_REASONS.get(type(error), "unsupported"))
             raise
 
 

@@ -12,6 +12,7 @@ from tideserve.server.service.metadata import MetadataService
 from tideserve.server.service.reflection import ReflectionService
 from tideserve.server.service.replicas import ReplicaService
 from tideserve.server.service.repository import RepositoryService
+from tideserve.server.service.shared_memory import SharedMemoryService
 
 Answer = Callable[[Message], Message]
 
@@ -27,6 +28,7 @@ class Services:
     metadata: MetadataService
     health: HealthService
     reflection: ReflectionService
+    shared_memory: SharedMemoryService
 
     def unary_answers(self) -> Iterator[tuple[str, type[Message], Answer]]:
         """The calls that are answered at once: path, request type, answer."""

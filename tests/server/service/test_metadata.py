@@ -2,12 +2,14 @@
 
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.server.fake_front import World
 from tests.server.samples import make_found
 from tideserve.server.errors import Code
+from tideserve.server.shared_regions import SharedRegions
 from tideserve.v1 import inference_pb2 as wire
 from tideserve.v1.methods import INFERENCE, INFERENCE_SERVICE
 
@@ -62,6 +64,13 @@ def test_the_server_names_itself_and_its_extensions(world: World) -> None:
     assert (answer.name, answer.version) == ("tideserve", "1.0")
     assert {"model_configuration", "model_repository", "statistics"} <= set(answer.extensions)
     assert not [it for it in answer.extensions if "shared_memory" in it]
+
+
+def test_shared_memory_is_among_the_extensions_where_there_is_some(tmp_path: Path) -> None:
+    world = World(regions=SharedRegions(1 << 20, tmp_path))
+    answer = world.answer(world.call(path("ServerMetadata")), wire.ServerMetadataResponse)
+
+    assert [it for it in answer.extensions if "shared_memory" in it] == ["system_shared_memory"]
 
 
 def test_a_models_metadata_has_its_versions_and_its_batch_dimension(world: World) -> None:

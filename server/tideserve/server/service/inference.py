@@ -32,6 +32,7 @@ from tideserve.server.models import ModelEntry, ModelTable
 from tideserve.server.payload import InferInputs
 from tideserve.server.plans import PlanCache
 from tideserve.server.service.messages import parse, sentence_of, status_of
+from tideserve.server.shared_regions import SharedRegions
 from tideserve.server.wire import embedded
 from tideserve.v1.inference_pb2 import ModelInferRequest, ModelStreamInferResponse
 from tideserve.v1.metadata import STREAM_STATUS_PARAMETER
@@ -72,8 +73,14 @@ class _Stream:
 class InferenceService:
     """Owns the client calls that wait for an answer, unary ones and streams."""
 
-    def __init__(self, models: ModelTable, scheduler: Scheduler, front: Front) -> None:
-        self._plans = PlanCache(models)
+    def __init__(
+        self,
+        models: ModelTable,
+        scheduler: Scheduler,
+        front: Front,
+        regions: SharedRegions | None = None,
+    ) -> None:
+        self._plans = PlanCache(models, regions)
         self._scheduler = scheduler
         self._front = front
         self._unary: dict[int, PendingRequest] = {}
@@ -149,8 +156,13 @@ class InferenceService:
         arrivals_s = []
         for request, first_row in action.answers:
             assert isinstance(request, PendingRequest)
+            inputs = request.inputs
+            if inputs.targets:
+                if self._answer_shared(request, outputs, first_row, now_s):
+                    arrivals_s.append(request.arrived_s)
+                continue
             arrivals_s.append(request.arrived_s)
-            plan = request.inputs.plan
+            plan = inputs.plan
             slot = request.answer
             if slot is None:
                 payload = outputs.encode(plan, request.client_id, first_row, final_flag=False)
@@ -263,6 +275,27 @@ class InferenceService:
             expired = now_s >= request.deadline_s - DEADLINE_SLACK_S
             request.entry.stats.on_gone(now_s - request.arrived_s, expired=expired)
         return self._scheduler.on_cancel(request.entry.key, request)
+
+    def _answer_shared(
+        self, request: PendingRequest, outputs: BatchOutputs, first_row: int, now_s: float
+    ) -> bool:
+        """Answers a request with outputs in shared memory. False: they could not be written, which
+        fails this one of the batch alone."""
+        streams = request.answer is not None
+        try:
+            payload = outputs.encode_shared(
+                request.inputs, request.client_id, first_row, final_flag=streams
+            )
+        except InvalidRequestError as error:
+            request.entry.stats.on_failure("shared_memory", now_s - request.arrived_s)
+            self._answer_error(request, error)
+            return False
+        if streams:
+            self._answer_slot(request, b"".join(embedded(_INFER_RESPONSE, [payload])))
+        else:
+            self._unary.pop(request.call_id, None)
+            self._front.respond(request.call_id, payload)
+        return True
 
     def _answer_error(self, request: PendingRequest, error: TideserveError) -> None:
         if request.answer is None:

@@ -1,7 +1,7 @@
 """The calls that are answered at once from what is known: live, ready, metadata, statistics."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from google.protobuf.message import Message
@@ -13,7 +13,7 @@ from tideserve.server.statistics import statistics
 from tideserve.v1 import inference_pb2 as wire
 from tideserve.v1.methods import INFERENCE, INFERENCE_SERVICE
 
-# What of the protocol's extensions there is.
+# What of the protocol's extensions there always is.
 EXTENSIONS: Final = (
     "model_configuration",
     "model_repository",
@@ -22,12 +22,11 @@ EXTENSIONS: Final = (
     "statistics",
     "logging",
 )
-_NO_SHARED_MEMORY: Final = (
-    "this server has no {kind} shared memory: send tensors in the request's raw contents"
-)
 _UNSUPPORTED: Final = {
-    "SystemSharedMemory": _NO_SHARED_MEMORY.format(kind="system"),
-    "CudaSharedMemory": _NO_SHARED_MEMORY.format(kind="CUDA"),
+    "CudaSharedMemory": (
+        "this server has no CUDA shared memory: send tensors in the request's raw contents, or use "
+        "system shared memory"
+    ),
     "TraceSetting": "this server has no request tracing: see its metrics instead",
 }
 _LEVELS: Final = (
@@ -46,7 +45,10 @@ class MetadataService:
         version: str,
         is_ready: Callable[[], bool],
         is_serving: Callable[[], bool],
+        extensions: Sequence[str] = (),
     ) -> None:
+        """`extensions`: names of those that not every server has."""
+        self._extensions = (*EXTENSIONS, *extensions)
         self._models = models
         self._version = version
         self._is_ready = is_ready
@@ -85,7 +87,7 @@ class MetadataService:
 
     def _server_metadata(self, _: wire.ServerMetadataRequest) -> wire.ServerMetadataResponse:
         return wire.ServerMetadataResponse(
-            name="tideserve", version=self._version, extensions=EXTENSIONS
+            name="tideserve", version=self._version, extensions=self._extensions
         )
 
     def _model_metadata(self, request: wire.ModelMetadataRequest) -> wire.ModelMetadataResponse:
