@@ -25,6 +25,7 @@ from tideserve.v1.inference_pb2 import (
     ModelStatisticsRequest,
     RepositoryModelUnloadRequest,
     SystemSharedMemoryRegisterRequest,
+    SystemSharedMemoryStatusRequest,
     TraceSettingRequest,
 )
 from tideserve.v1.metadata import STREAM_STATUS_PARAMETER, TOKEN_METADATA_KEY
@@ -131,10 +132,22 @@ def _with_parameter(name: str, field: str, value: object, model: str = "pair") -
     return message
 
 
-def _with_shared_memory() -> ModelInferRequest:
-    message = _request(raw=[])
-    message.inputs[0].parameters["shared_memory_region"].string_param = "region"
+def _with_shared_memory(
+    direction: str = "inputs", byte_size: int | None = 128, offset: int = 0
+) -> ModelInferRequest:
+    """In a region that nobody registered."""
+    is_input = direction == "inputs"
+    message = _request(raw=[] if is_input else [RAW], outputs=["OUT"])
+    parameters = getattr(message, direction)[0].parameters
+    parameters["shared_memory_region"].string_param = "region"
+    parameters["shared_memory_offset"].int64_param = offset
+    if byte_size is not None:
+        parameters["shared_memory_byte_size"].int64_param = byte_size
     return message
+
+
+def _register(name: str = "region", key: str = "/tideserve-none") -> Message:
+    return SystemSharedMemoryRegisterRequest(name=name, key=key, byte_size=1)
 
 
 def _with_classification() -> ModelInferRequest:
@@ -245,7 +258,33 @@ BAD: Final = {
         _request(outputs=["IN"]), ("unexpected requested output 'IN'", "expected 'OUT'")
     ),
     "output requested twice": Bad(_request(outputs=["OUT", "OUT"]), ("'OUT' is requested twice",)),
-    "shared memory": Bad(_with_shared_memory(), ("shared memory",), UNIMPLEMENTED),
+    "an input in an unknown region": Bad(
+        _with_shared_memory(), ("'IN': shared memory region 'region' is not registered", "none")
+    ),
+    "an output in an unknown region": Bad(
+        _with_shared_memory("outputs"), ("'OUT': shared memory region 'region' is not", "none")
+    ),
+    "a region without a size": Bad(
+        _with_shared_memory(byte_size=None), ("shared_memory_byte_size together", "got shared_")
+    ),
+    "a place of a negative size": Bad(
+        _with_shared_memory("outputs", byte_size=-1), ("a whole number from 0", "got -1")
+    ),
+    "a place of int64's maximum": Bad(
+        _with_shared_memory("outputs", INT64_MAX, INT64_MAX), ("'region' is not registered",)
+    ),
+    "an input of int64's maximum in shared memory": Bad(
+        _with_shared_memory(byte_size=INT64_MAX),
+        (f"at most {MAX_MESSAGE_BYTES} bytes in shared memory", f"got {INT64_MAX}"),
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+    ),
+    "a region and raw contents": Bad(
+        ModelInferRequest.FromString(
+            _with_shared_memory().SerializeToString()
+            + ModelInferRequest(raw_input_contents=[RAW]).SerializeToString()
+        ),
+        ("all 0 inputs that are not in shared memory", "got 1"),
+    ),
     "classification": Bad(_with_classification(), ("classification",), UNIMPLEMENTED),
     "a timeout that is no number": Bad(
         _with_parameter("timeout", "string_param", "soon"), ("'timeout'", "got 'soon'")
@@ -500,11 +539,38 @@ def test_a_call_of_a_replica_or_autoscaler_that_is_not_known_is_refused(
             grpc.StatusCode.UNAVAILABLE,
             "--model-control explicit",
         ),
+        ("SystemSharedMemoryRegister", _register(""), INVALID, "a name of 1 to 256 bytes, got 0"),
+        ("SystemSharedMemoryRegister", _register("n" * 300), INVALID, "got 300"),
+        ("SystemSharedMemoryRegister", _register(), NOT_FOUND, "create it before"),
         (
             "SystemSharedMemoryRegister",
-            SystemSharedMemoryRegisterRequest(name="region"),
-            UNIMPLEMENTED,
-            "system shared memory",
+            _register(key="/../etc/passwd"),
+            INVALID,
+            "'/../etc/passwd'",
+        ),
+        (
+            "SystemSharedMemoryRegister",
+            _register(key="/.."),
+            INVALID,
+            "POSIX shared memory segment",
+        ),
+        (
+            "SystemSharedMemoryRegister",
+            _register(key="a\0b"),
+            INVALID,
+            "POSIX shared memory segment",
+        ),
+        (
+            "SystemSharedMemoryRegister",
+            SystemSharedMemoryRegisterRequest(name="region", key="/tideserve-none"),
+            INVALID,
+            "a byte_size of 1 or more",
+        ),
+        (
+            "SystemSharedMemoryStatus",
+            SystemSharedMemoryStatusRequest(name="region"),
+            NOT_FOUND,
+            "registered are: none",
         ),
         (
             "CudaSharedMemoryStatus",
