@@ -1,5 +1,6 @@
 """A small server of the client and control planes, deterministic, scripted by tests."""
 
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from typing import Any, NoReturn
 import grpc
 import numpy as np
 
+from tideserve.client import segments
 from tideserve.v1 import control_pb2, inference_pb2
 from tideserve.v1.inference_pb2 import (
     ModelInferRequest,
@@ -101,6 +103,10 @@ class FakeServer:
     cancelled: threading.Event = field(default_factory=threading.Event)
     begun: threading.Event = field(default_factory=threading.Event)
     response: ModelInferResponse | None = None
+    memory_failures: deque[Failure] = field(default_factory=deque)
+    """Of registering shared memory, one a call."""
+    segments: dict[str, int] = field(default_factory=dict)
+    """The registered ones' files, by name."""
     stream_code: int | None = None
     swap_stream_answers: bool = False
     port: int = 0
@@ -123,6 +129,7 @@ class FakeServer:
     def stop(self) -> None:
         self._server.stop(0).wait()
         self._pool.shutdown()
+        self.forget_segments()
 
     @property
     def address(self) -> str:
@@ -218,7 +225,26 @@ class FakeServer:
             _abort(context, self.failures.popleft())
         if request.model_name == "hangs":
             self._hang(context)
-        return self._answer(request, self._model(request.model_name, context))
+        model = self._model(request.model_name, context)
+        return self._answer(self._without_places(request, context), model)
+
+    def SystemSharedMemoryRegister(self, request: Any, context: Context) -> Any:
+        if self.memory_failures:
+            _abort(context, self.memory_failures.popleft())
+        path = segments.FOLDER / request.key.removeprefix("/")
+        assert path.stat().st_mode & 0o777 == 0o600
+        assert path.stat().st_size == request.byte_size
+        self.segments[request.name] = os.open(path, os.O_RDWR)
+        return inference_pb2.SystemSharedMemoryRegisterResponse()
+
+    def SystemSharedMemoryUnregister(self, request: Any, context: Context) -> Any:
+        os.close(self.segments.pop(request.name))
+        return inference_pb2.SystemSharedMemoryUnregisterResponse()
+
+    def forget_segments(self) -> None:
+        """As a server that was started again."""
+        while self.segments:
+            os.close(self.segments.popitem()[1])
 
     def ModelStreamInfer(
         self, requests: Iterator[ModelInferRequest], context: Context
@@ -274,6 +300,30 @@ class FakeServer:
         gone.wait(30)
         self.cancelled.set()
         raise RuntimeError("the caller is gone")
+
+    def _without_places(self, request: ModelInferRequest, context: Context) -> ModelInferRequest:
+        """The request as if all of its inputs had come in the message."""
+        raw = list(request.raw_input_contents)
+        contents = []
+        for tensor in request.inputs:
+            if "shared_memory_region" not in tensor.parameters:
+                contents.append(raw.pop(0))
+                continue
+            name = tensor.parameters["shared_memory_region"].string_param
+            if name not in self.segments:
+                context.abort(
+                    grpc.StatusCode.INVALID_ARGUMENT,
+                    f"input '{tensor.name}': shared memory region '{name}' is not registered",
+                )
+            size = tensor.parameters["shared_memory_byte_size"].int64_param
+            offset = tensor.parameters["shared_memory_offset"].int64_param
+            contents.append(os.pread(self.segments[name], size, offset))
+        assert not raw
+        whole = ModelInferRequest()
+        whole.CopyFrom(request)
+        del whole.raw_input_contents[:]
+        whole.raw_input_contents.extend(contents)
+        return whole
 
     def _model(self, name: str, context: Context) -> FakeModel:
         model = self.models.get(name)

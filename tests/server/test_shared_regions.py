@@ -1,5 +1,6 @@
 """Regions that clients register: what may be one, what is read and written, what is closed."""
 
+import fcntl
 import os
 from pathlib import Path
 
@@ -213,6 +214,27 @@ def test_what_one_request_reads_is_bounded(regions: SharedRegions) -> None:
     regions.check_size(1 << 20, "model 'm'")
     with pytest.raises(MessageTooLargeError, match="'m': expected inputs of at most 1048576"):
         regions.check_size((1 << 20) + 1, "model 'm'")
+
+
+def test_a_region_whose_client_locked_it_goes_with_its_client(
+    regions: SharedRegions, folder: Path
+) -> None:
+    before = open_files()
+    with (folder / "segment").open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        regions.register("locked", "/segment", 0, 100)
+        assert regions.sweep() == []
+        assert regions.sweep() == []
+        place = regions.slice(Place("locked", 0, 100), "it")
+    regions.register("plain", "/segment", 0, 100)
+    assert regions.sweep() == ["locked"]
+    assert regions.sweep() == []
+
+    assert [it.name for it in regions.status("")] == ["plain"]
+    assert place.read() == CONTENT
+    del place
+    regions.close()
+    assert open_files() == before
 
 
 def test_closing_forgets_all_regions(regions: SharedRegions) -> None:

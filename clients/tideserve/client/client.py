@@ -14,8 +14,9 @@ from tideserve.client.connection import (
     connection_of,
 )
 from tideserve.client.errors import Unavailable
-from tideserve.client.inference import InferOptions, Parameter
+from tideserve.client.inference import InferOptions, Parameter, encoded
 from tideserve.client.retry import NO_RETRY, RetryPolicy
+from tideserve.client.shared_inference import SharedInference
 from tideserve.client.stream import InferStream
 from tideserve.client.stream_order import StreamResult
 from tideserve.client.transport import SystemWaits, Transport, Waits
@@ -31,6 +32,7 @@ class Client:
 
     `timeout_s` is the deadline of every unary call that gives none of its own, over all its
     attempts; `math.inf` is none. The constructor connects nothing: the first call does.
+    `shared_memory`: whether large inputs may go through it to a server on this machine.
     `token` is for the control plane (`replicas`, `status`, `scale`) and travels with its calls only. Every
     method raises subclasses of `TideserveClientError`, `ClientClosed` after `close`.
     """
@@ -45,6 +47,7 @@ class Client:
         retry: RetryPolicy | None = None,
         channel_options: Sequence[ChannelOption] = (),
         waits: Waits | None = None,
+        shared_memory: bool = True,
     ) -> None:
         self._timeout_s = checked_timeout_s(timeout_s, DEFAULT_TIMEOUT_S)
         self._transport = Transport(
@@ -52,6 +55,7 @@ class Client:
             retry or RetryPolicy(),
             waits or SystemWaits(),
         )
+        self._inference = SharedInference(self._transport, enabled=shared_memory)
 
     def __enter__(self) -> Self:
         return self
@@ -66,6 +70,7 @@ class Client:
 
     def close(self) -> None:
         """Ends the connection; calls under way fail with `ClientClosed`. Idempotent."""
+        self._inference.close()
         self._transport.close()
 
     # --- inference ---------------------------------------------------------------------
@@ -89,7 +94,12 @@ class Client:
         `queue_timeout_s` bounds the wait in the server's queue (the parameter `timeout`).
         """
         options = InferOptions(version, outputs, priority, queue_timeout_s, request_id, parameters)
-        return self._call(operations.infer(model, inputs, options), timeout_s)
+        return self._inference.infer(
+            model,
+            encoded(model, inputs, options),
+            options,
+            checked_timeout_s(timeout_s, self._timeout_s),
+        )
 
     def stream(self, *, timeout_s: float | None = None, max_outstanding: int = 1024) -> InferStream:
         """A stream of requests and results; `timeout_s` bounds the whole of it (default: no

@@ -12,13 +12,12 @@ from google.protobuf.message import DecodeError, Message
 
 from tideserve.client import views
 from tideserve.client.errors import InvalidArgument, InvalidResponse
-from tideserve.client.inference import InferOptions, outputs_of, request_of
+from tideserve.client.inference import outputs_of
+from tideserve.client.segments import Segment
 from tideserve.v1 import control_pb2, health_pb2, inference_pb2
 from tideserve.v1.methods import CONTROL_SERVICE, INFERENCE_SERVICE
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
-
     from tideserve.client.tensors import Array
 
 T = TypeVar("T")
@@ -73,15 +72,35 @@ def parsed(kind: type[Message], payload: bytes, model: str) -> Any:
     return message
 
 
-def infer(
-    model: str, inputs: "Mapping[str, ArrayLike]", options: InferOptions
-) -> "Operation[dict[str, Array]]":
+def infer(request: inference_pb2.ModelInferRequest) -> "Operation[dict[str, Array]]":
     return Operation(
         _inference("ModelInfer"),
-        request_of(model, inputs, options),
+        request,
         inference_pb2.ModelInferResponse,
         outputs_of,
-        model,
+        request.model_name,
+    )
+
+
+def register(segment: Segment) -> Operation[None]:
+    """Of shared memory, with the server."""
+    request = inference_pb2.SystemSharedMemoryRegisterRequest(
+        name=segment.name, key=f"/{segment.name}", byte_size=segment.byte_size
+    )
+    return Operation(
+        _inference("SystemSharedMemoryRegister"),
+        request,
+        inference_pb2.SystemSharedMemoryRegisterResponse,
+        lambda _: None,
+    )
+
+
+def unregister(name: str) -> Operation[None]:
+    return Operation(
+        _inference("SystemSharedMemoryUnregister"),
+        inference_pb2.SystemSharedMemoryUnregisterRequest(name=name),
+        inference_pb2.SystemSharedMemoryUnregisterResponse,
+        lambda _: None,
     )
 
 

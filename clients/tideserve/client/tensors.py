@@ -1,5 +1,6 @@
 """One tensor: from an array to wire bytes, and back."""
 
+import mmap
 import struct
 from dataclasses import dataclass
 from math import prod
@@ -35,11 +36,29 @@ _CONTENTS: Final[dict[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class WireTensor:
-    """A tensor as it travels: `data` is row-major and little-endian."""
+    """A tensor as it travels. `content`: its bytes, or an array of little-endian numbers."""
 
     datatype: str
     shape: tuple[int, ...]
-    data: bytes
+    content: bytes | Array
+
+    @property
+    def byte_size(self) -> int:
+        return len(self.content) if isinstance(self.content, bytes) else self.content.nbytes
+
+    @property
+    def data(self) -> bytes:
+        """Row-major and little-endian."""
+        return self.content if isinstance(self.content, bytes) else self.content.tobytes()
+
+    def write_to(self, memory: "mmap.mmap | bytearray", offset: int) -> None:
+        """Puts the data into memory: one copy."""
+        if isinstance(self.content, bytes):
+            memoryview(memory)[offset : offset + len(self.content)] = self.content
+            return
+        array = self.content
+        target = np.frombuffer(memory, array.dtype, array.size, offset)
+        target.reshape(array.shape)[...] = array
 
 
 def encode(name: str, value: ArrayLike) -> WireTensor:
@@ -57,7 +76,7 @@ def encode(name: str, value: ArrayLike) -> WireTensor:
         return WireTensor(datatype, array.shape, _join_elements(name, array))
     if array.dtype.byteorder == ">" or (array.dtype.byteorder == "=" and not _LITTLE):
         array = array.astype(array.dtype.newbyteorder("<"))
-    return WireTensor(datatype, array.shape, array.tobytes())
+    return WireTensor(datatype, array.shape, array)
 
 
 _LITTLE: Final = np.dtype("=i4") == np.dtype("<i4")

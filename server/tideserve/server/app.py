@@ -38,6 +38,8 @@ RELEASE_TIMEOUT_S = 15.0
 # The same once nobody waits for them: a frozen one is LOST after a second, and killed.
 HURRIED_RELEASE_TIMEOUT_S = 3.0
 CHORES_S = 0.05
+# How long the shared memory of a client that died is kept.
+SWEEP_S = 5.0
 
 
 class App:
@@ -94,6 +96,7 @@ class App:
         self._autoscaler: AutoscalerChild | None = None
         self._next_poll_s = 0.0
         self._next_chores_s = 0.0
+        self._next_sweep_s = 0.0
         self._stop_signals = 0
 
     def start(self) -> None:
@@ -135,6 +138,7 @@ class App:
                 self._next_chores_s = self._clock() + CHORES_S
                 self._autoscaler.check()
                 self._poll()
+                self._sweep()
                 self._say_ready()
         self._stop(self._dispatcher, self._autoscaler)
 
@@ -188,6 +192,14 @@ class App:
         if now_s >= self._next_poll_s:
             self._next_poll_s = now_s + self._settings.poll_interval_s
             self._services.repository.poll()
+
+    def _sweep(self) -> None:
+        now_s = self._clock()
+        if self._regions is not None and now_s >= self._next_sweep_s:
+            self._next_sweep_s = now_s + SWEEP_S
+            gone = self._regions.sweep()
+            if gone:
+                logger.info("%d shared memory regions of clients that are gone", len(gone))
 
     def _say_ready(self) -> None:
         if not self._is_ready_said and self._models.is_resolved():

@@ -3,9 +3,14 @@
 A client may shrink its segment at any time, and touching a mapping beyond the end of its file
 kills the process that touches it. Segments are therefore read and written through their file,
 never mapped: what is missing is a short read (docs/decisions/0011).
+
+A client that holds a lock (flock) on its segment as it registers it is one whose death is noticed:
+the kernel drops the lock with the process. Tideserve's own client does; a region of a client that
+holds none, as Triton's, stays until it is unregistered.
 """
 
 import errno
+import fcntl
 import os
 import stat
 from collections.abc import Iterator
@@ -46,6 +51,8 @@ class SharedRegion:
     offset: int
     byte_size: int
     file: int
+    is_locked: bool = False
+    """Whether its client locked it when it was registered."""
 
     def __del__(self) -> None:
         os.close(self.file)
@@ -128,6 +135,7 @@ class SharedRegions:
                 f"shared memory region '{name}': expected offset + byte_size within the "
                 f"{held.st_size} bytes of '{key}', got {offset} + {byte_size}"
             )
+        region.is_locked = _is_locked(file)
         self._regions[name] = region
 
     def unregister(self, name: str) -> None:
@@ -166,6 +174,17 @@ class SharedRegions:
                 f"{where}: expected inputs of at most {self.max_request_bytes} bytes in shared "
                 f"memory (--max-message-bytes), got {given_bytes}"
             )
+
+    def sweep(self) -> list[str]:
+        """Unregisters those whose client locked them and is gone; their names."""
+        gone = [
+            region.name
+            for region in self._regions.values()
+            if region.is_locked and not _is_locked(region.file)
+        ]
+        for name in gone:
+            del self._regions[name]
+        return gone
 
     def close(self) -> None:
         """Forgets them all. Idempotent."""
@@ -211,6 +230,16 @@ class SharedRegions:
                 yield f"and {len(self._regions) - SHOWN_NAMES} more"
                 return
             yield f"'{name}'"
+
+
+def _is_locked(file: int) -> bool:
+    """Whether somebody else holds a lock on it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    fcntl.flock(file, fcntl.LOCK_UN)
+    return False
 
 
 def _truncated(region: SharedRegion, end: int) -> InvalidRequestError:

@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from tideserve.client import operations, views
+from tideserve.client.aio.shared_inference import SharedInference
 from tideserve.client.aio.stream import InferStream
 from tideserve.client.aio.transport import SystemWaits, Transport, Waits
 from tideserve.client.connection import (
@@ -17,7 +18,7 @@ from tideserve.client.connection import (
     connection_of,
 )
 from tideserve.client.errors import Unavailable
-from tideserve.client.inference import InferOptions, Parameter
+from tideserve.client.inference import InferOptions, Parameter, encoded
 from tideserve.client.retry import NO_RETRY, RetryPolicy
 from tideserve.client.stream_order import StreamResult
 
@@ -33,6 +34,7 @@ class Client:
 
     `timeout_s` is the deadline of every unary call that gives none of its own, over all its
     attempts; `math.inf` is none. The constructor connects nothing: the first call does.
+    `shared_memory`: whether large inputs may go through it to a server on this machine.
     `token` is for the control plane (`replicas`, `status`, `scale`) and travels with its calls only. Every
     method raises subclasses of `TideserveClientError`, `ClientClosed` after `close`.
     """
@@ -47,6 +49,7 @@ class Client:
         retry: RetryPolicy | None = None,
         channel_options: Sequence[ChannelOption] = (),
         waits: Waits | None = None,
+        shared_memory: bool = True,
     ) -> None:
         self._timeout_s = checked_timeout_s(timeout_s, DEFAULT_TIMEOUT_S)
         self._transport = Transport(
@@ -54,6 +57,7 @@ class Client:
             retry or RetryPolicy(),
             waits or SystemWaits(),
         )
+        self._inference = SharedInference(self._transport, enabled=shared_memory)
 
     async def __aenter__(self) -> Self:
         return self
@@ -68,6 +72,7 @@ class Client:
 
     async def close(self) -> None:
         """Ends the connection; calls under way fail with `ClientClosed`. Idempotent."""
+        await self._inference.close()
         await self._transport.close()
 
     # --- inference ---------------------------------------------------------------------
@@ -91,7 +96,12 @@ class Client:
         `queue_timeout_s` bounds the wait in the server's queue (the parameter `timeout`).
         """
         options = InferOptions(version, outputs, priority, queue_timeout_s, request_id, parameters)
-        return await self._call(operations.infer(model, inputs, options), timeout_s)
+        return await self._inference.infer(
+            model,
+            encoded(model, inputs, options),
+            options,
+            checked_timeout_s(timeout_s, self._timeout_s),
+        )
 
     def stream(self, *, timeout_s: float | None = None, max_outstanding: int = 1024) -> InferStream:
         """A stream of requests and results; `timeout_s` bounds the whole of it (default: no

@@ -1,0 +1,152 @@
+"""Segments of shared memory that large inputs are written to, in place of the request.
+
+A segment is a file in /dev/shm that has no name any more once the server has opened it: nothing is
+left of it when both have closed it. The client holds a lock on it, by which the server notices
+that the client is gone.
+"""
+
+import mmap
+import os
+import secrets
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Lock
+from typing import Final
+
+FOLDER: Final = Path("/dev/shm")  # noqa: S108 - where segments are, no temporary file of ours
+MAX_SEGMENTS: Final = 8
+MAX_BYTES: Final = 256 * 1024 * 1024
+# Requests of about one size share segments.
+MIN_SEGMENT_BYTES: Final = 1024 * 1024
+
+
+@dataclass(slots=True, eq=False)
+class Segment:
+    """`memory` is its content. One request at a time has it."""
+
+    name: str
+    byte_size: int
+    memory: mmap.mmap
+    is_taken: bool = True
+    is_stale: bool = False
+    """The server does not know it any more."""
+
+    def unlink(self) -> None:
+        """Takes its name away, which only the server's opening needs. Idempotent."""
+        (FOLDER / self.name).unlink(missing_ok=True)
+
+
+@dataclass(slots=True, eq=False)
+class SegmentPool:
+    """Owns a client's segments. Any thread may call. `is_on` False: the server takes none."""
+
+    is_on: bool
+    _segments: list[Segment] = field(default_factory=list)
+    _lock: Lock = field(default_factory=Lock)
+
+    def take(self, byte_size: int) -> Segment | None:
+        """The smallest free one that is large enough."""
+        with self._lock:
+            free = [it for it in self._segments if not it.is_taken and it.byte_size >= byte_size]
+            if not self.is_on or not free:
+                return None
+            segment = min(free, key=lambda it: it.byte_size)
+            segment.is_taken = True
+            return segment
+
+    def make(self, byte_size: int) -> tuple[Segment | None, list[str]]:
+        """A new one, taken and not registered yet, and the names of those that made room for it.
+        None: there is no room, or no memory."""
+        dropped: list[str] = []
+        with self._lock:
+            if not self.is_on:
+                return None, dropped
+            byte_size = max(MIN_SEGMENT_BYTES, 1 << (byte_size - 1).bit_length())
+            while not self._has_room(byte_size):
+                free = [it for it in self._segments if not it.is_taken]
+                if not free or byte_size > MAX_BYTES:
+                    return None, dropped
+                smallest = min(free, key=lambda it: it.byte_size)
+                dropped.append(smallest.name)
+                self._drop(smallest)
+            segment = _create(byte_size)
+            if segment is not None:
+                self._segments.append(segment)
+            return segment, dropped
+
+    def give_back(self, segment: Segment) -> None:
+        """Its request has ended, in whatever way: what the server wants of it, it has read."""
+        with self._lock:
+            segment.is_taken = False
+            if segment.is_stale:
+                self._drop(segment)
+
+    def discard(self, segment: Segment) -> None:
+        """Takes back one that the server does not know."""
+        segment.is_stale = True
+        self.give_back(segment)
+
+    def forget(self) -> None:
+        """The server knows none of them any more."""
+        with self._lock:
+            for segment in list(self._segments):
+                segment.is_stale = True
+                if not segment.is_taken:
+                    self._drop(segment)
+
+    def switch_off(self) -> None:
+        """The server takes no segments: makes no more, and drops these."""
+        with self._lock:
+            self.is_on = False
+        self.forget()
+
+    def close(self) -> list[str]:
+        """Drops them all, those in use as they are given back, and makes no more; the names of those
+        to unregister."""
+        with self._lock:
+            names = [it.name for it in self._segments if not it.is_stale]
+        self.switch_off()
+        return names
+
+    # --- inside ---------------------------------------------------------------------------
+
+    def _has_room(self, byte_size: int) -> bool:
+        held_bytes = sum(it.byte_size for it in self._segments)
+        return len(self._segments) < MAX_SEGMENTS and held_bytes + byte_size <= MAX_BYTES
+
+    def _drop(self, segment: Segment) -> None:
+        segment.memory.close()
+        self._segments.remove(segment)
+
+
+def is_available() -> bool:
+    """Whether this system has such segments."""
+    return sys.platform == "linux" and FOLDER.is_dir()
+
+
+def _create(byte_size: int) -> Segment | None:
+    """Its pages are there from the start: writing to one that cannot be got kills the process."""
+    if sys.platform != "linux":
+        return None
+    import fcntl
+
+    name = f"tideserve-{secrets.token_hex(16)}"
+    path = FOLDER / name
+    try:
+        room = os.statvfs(FOLDER)
+        if byte_size > room.f_bavail * room.f_frsize // 2:
+            return None
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        os.posix_fallocate(file, 0, byte_size)
+        return Segment(name, byte_size, mmap.mmap(file, byte_size))
+    except OSError:
+        path.unlink(missing_ok=True)
+        return None
+    finally:
+        # The mapping has a descriptor of its own, and with it the lock.
+        os.close(file)
