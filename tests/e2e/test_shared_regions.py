@@ -1,5 +1,6 @@
 """Tensors in shared memory, between real processes: Triton's client, and clients that misbehave."""
 
+import asyncio
 import os
 import secrets
 import signal
@@ -19,10 +20,12 @@ import tritonclient.utils.shared_memory as triton_memory
 from tritonclient.utils import InferenceServerException, serialize_byte_tensor
 
 from tests.e2e.caller import INFER_PATH, Refusal, connect, refusal_of
-from tests.e2e.model_folder import link_example
+from tests.e2e.model_folder import link_example, write_model
 from tests.e2e.running import running
-from tests.e2e.server import Server
+from tests.e2e.server import Server, wait_until
 from tests.e2e.server_log import mistakes
+from tideserve.client import Client
+from tideserve.client.aio import Client as AioClient
 from tideserve.v1.inference_pb2 import (
     ModelInferRequest,
     ModelInferResponse,
@@ -36,6 +39,31 @@ pytestmark = pytest.mark.e2e
 CALLERS: Final = 8
 CALLS: Final = 25
 MEMORY: Final = Path("/dev/shm")
+# Rows of any width, and texts of any number: what comes goes back.
+ROWS_CONFIG: Final = """
+backend: "python"
+max_batch_size: 8
+input [
+  { name: "ROWS" data_type: TYPE_FP32 dims: [ -1 ] },
+  { name: "TEXTS" data_type: TYPE_STRING dims: [ -1 ] optional: true }
+]
+output [
+  { name: "ROWS" data_type: TYPE_FP32 dims: [ -1 ] },
+  { name: "SUM" data_type: TYPE_FP32 dims: [ 1 ] },
+  { name: "TEXTS" data_type: TYPE_STRING dims: [ -1 ] }
+]
+dynamic_batching { }
+"""
+ROWS_SOURCE: Final = """
+import numpy as np
+class Model:
+    def load(self, context): pass
+    def infer(self, inputs):
+        rows = inputs["ROWS"]
+        texts = inputs.get("TEXTS", np.full((len(rows), 1), b"", object))
+        return {"ROWS": rows, "SUM": rows.sum(axis=1, keepdims=True), "TEXTS": texts}
+    def unload(self): pass
+"""
 
 
 @pytest.fixture(scope="module", params=["native", "grpcio"])
@@ -45,6 +73,7 @@ def server(
     repository = tmp_path_factory.mktemp("repository")
     link_example(repository, "identity")
     link_example(repository, "text_python")
+    write_model(repository, "rows", ROWS_CONFIG, ROWS_SOURCE)
     with running(
         repository, tmp_path_factory.mktemp("state"), f"--front={request.param}"
     ) as server:
@@ -63,12 +92,12 @@ def client(server: Server) -> Iterator[Any]:
 
 
 def segments_held_by(server: Server) -> list[str]:
-    """Files of shared memory that the frontend has open."""
+    """Segments of tests and clients that the frontend has open."""
     held = []
     for file in Path(f"/proc/{server.pid}/fd").iterdir():
         with suppress(OSError):
             held.append(str(file.readlink()))
-    return [name for name in held if name.startswith(f"{MEMORY}/tideserve-test-")]
+    return [name for name in held if name.startswith(f"{MEMORY}/tideserve-")]
 
 
 @contextmanager
@@ -302,6 +331,97 @@ def test_a_killed_clients_region_is_gone_once_it_is_unregistered(server: Server)
             SystemSharedMemoryUnregisterRequest(name="orphan").SerializeToString(),
         )
     assert not segments_held_by(server)
+
+
+# --- Tideserve's own client ---------------------------------------------------------------------
+
+
+def inputs_of(number: int) -> dict[str, Any]:
+    """Of one to four rows, most of them large."""
+    generator = np.random.default_rng(number)
+    count = number % 4 + 1
+    rows = generator.random((count, int(generator.integers(30_000, 200_000))), dtype=np.float32)
+    texts = np.array([[b"text" * 3000] * 30] * count, dtype=object)
+    return {"ROWS": rows, "TEXTS": texts} if number % 2 else {"ROWS": rows}
+
+
+def check_same(inputs: dict[str, Any], *answers: dict[str, Any]) -> None:
+    for answer in answers:
+        assert answer.keys() == {"ROWS", "SUM", "TEXTS"}
+        for name, array in inputs.items():
+            np.testing.assert_array_equal(answer[name], array, strict=True)
+        np.testing.assert_array_equal(answer["SUM"], answers[0]["SUM"])
+
+
+def test_the_clients_results_are_the_same_with_shared_memory_and_without(server: Server) -> None:
+    with Client(server.address) as shared, Client(server.address, shared_memory=False) as plain:
+
+        def call(number: int) -> None:
+            inputs = inputs_of(number)
+            check_same(inputs, shared.infer("rows", inputs), plain.infer("rows", inputs))
+
+        call(1)
+        assert len(segments_held_by(server)) == 1
+        with ThreadPoolExecutor(CALLERS) as pool:
+            list(pool.map(call, range(24)))
+        assert segments_held_by(server)
+    assert not segments_held_by(server)
+
+
+def test_the_asyncio_client_does_as_the_other(server: Server) -> None:
+    async def scenario() -> None:
+        async with AioClient(server.address) as client:
+            inputs = [inputs_of(number) for number in range(12)]
+            answers = await asyncio.gather(*(client.infer("rows", it) for it in inputs))
+            for given, answer in zip(inputs, answers, strict=True):
+                check_same(given, answer)
+            assert segments_held_by(server)
+
+    asyncio.run(scenario())
+    assert not segments_held_by(server)
+
+
+OWN_CLIENT_SOURCE: Final = """
+import sys, time
+import numpy as np
+from tideserve.client import Client
+client = Client(sys.argv[1])
+client.infer("rows", {"ROWS": np.ones((1, 1_000_000), np.float32)})
+print("answered", flush=True)
+time.sleep(60)
+"""
+
+
+def test_the_segment_of_a_client_that_was_killed_goes_by_itself(server: Server) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", OWN_CLIENT_SOURCE, server.address], stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"answered\n"
+        (held,) = segments_held_by(server)
+        assert held.endswith("(deleted)")
+        process.send_signal(signal.SIGKILL)
+    wait_until(lambda: not segments_held_by(server), 20.0, lambda: str(segments_held_by(server)))
+
+
+def test_the_client_goes_on_with_a_server_that_was_started_again(tmp_path: Path) -> None:
+    repository = tmp_path / "repository"
+    repository.mkdir()
+    write_model(repository, "rows", ROWS_CONFIG, ROWS_SOURCE)
+    with (
+        running(repository, tmp_path / "state") as server,
+        Client(server.address) as client,
+    ):
+        check_same(inputs_of(3), client.infer("rows", inputs_of(3)))
+        assert server.stop() == 0
+        server.start()
+        server.wait_ready()
+        for _ in range(2):
+            check_same(inputs_of(3), client.infer("rows", inputs_of(3)))
+            assert len(segments_held_by(server)) == 1
+
+
+# --- without ------------------------------------------------------------------------------------
 
 
 def test_a_server_started_without_shared_memory_refuses_it(tmp_path: Path) -> None:
