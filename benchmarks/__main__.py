@@ -19,7 +19,7 @@ from benchmarks.peers.peer import Peer
 from benchmarks.peers.setup import TIDESERVE_SETUPS, TRITON_SETUPS, Setup
 from benchmarks.peers.tideserve import Tideserve
 from benchmarks.peers.triton import Triton
-from benchmarks.perf_analyzer import CONCURRENCIES, Analysis, analyze
+from benchmarks.perf_analyzer import CONCURRENCIES, SHARED_CONCURRENCY, Analysis, analyze
 from benchmarks.report import analysis_table, load_table, write_json
 from benchmarks.rounds import Measured, run_rounds
 from benchmarks.workloads import WORKLOADS
@@ -81,6 +81,17 @@ def _analyze_all(
                     calls = "stream" if streaming else "unary"
                     console.log(f"perf_analyzer: {peer.name}, {name}, {concurrency} {calls}")
                     analyses.append(analyze(peer, WORKLOADS[name], concurrency, streaming))
+            if isinstance(peer, Tideserve):
+                console.log(f"perf_analyzer: {peer.name}, {name}, shared memory")
+                analyses.append(
+                    analyze(
+                        peer,
+                        WORKLOADS[name],
+                        SHARED_CONCURRENCY,
+                        streaming=False,
+                        shared_memory=True,
+                    )
+                )
     finally:
         peer.stop()
 

@@ -19,9 +19,14 @@ from benchmarks.workloads import Workload
 
 ENVIRONMENT: Final = Path(__file__).resolve().parents[1] / ".cache" / "bench-perf"
 CONCURRENCIES: Final = (1, 16, 64)
+# Of the one run of each model whose tensors lie in shared memory.
+SHARED_CONCURRENCY: Final = 16
+# For each output; those of the workloads have 64 bytes a row at most.
+_OUTPUT_BYTES: Final = 4096
 _WINDOW_MS: Final = 1000
 _TIMEOUT_S: Final = 60
 _ATTEMPTS: Final = 3
+_SHARED: Final = ["--shared-memory", "system", "--output-shared-memory-size", str(_OUTPUT_BYTES)]
 _UNSTEADY: Final = "Failed to obtain stable measurement"
 _TROUBLE: Final = re.compile(r"error|fail|exception", re.IGNORECASE)
 
@@ -37,13 +42,21 @@ class Analysis:
     p50_ms: float
     p99_ms: float
     answered: int
+    shared_memory: bool = False
 
 
 def is_installed() -> bool:
     return (ENVIRONMENT / "bin" / "perf_analyzer").exists()
 
 
-def analyze(peer: Peer, workload: Workload, concurrency: int, streaming: bool) -> Analysis:
+def analyze(
+    peer: Peer,
+    workload: Workload,
+    concurrency: int,
+    streaming: bool,
+    *,
+    shared_memory: bool = False,
+) -> Analysis:
     """Runs it, again where only its rate was unsteady. Raises LoadFailedError when it reports any error or answers are missing."""
     if not is_installed():
         raise NotInstalledError(f"no perf_analyzer in {ENVIRONMENT}: make bench-setup")
@@ -53,6 +66,7 @@ def analyze(peer: Peer, workload: Workload, concurrency: int, streaming: bool) -
     ):
         report = Path(folder) / "report.csv"
         arguments = _arguments(peer.address, workload.model, concurrency, streaming, report)
+        arguments += _SHARED if shared_memory else []
         for _ in range(_ATTEMPTS):
             before = checker.success_count()
             code, output = _run(arguments)
@@ -63,11 +77,13 @@ def analyze(peer: Peer, workload: Workload, concurrency: int, streaming: bool) -
         if code != 0 or trouble or not report.exists() or answered == 0:
             raise LoadFailedError(
                 f"perf_analyzer on {peer.name}, {workload.model}, concurrency {concurrency}"
-                f"{', streaming' if streaming else ''}: exit code {code},"
+                f"{', streaming' if streaming else ''}{', shared memory' if shared_memory else ''}: exit code {code},"
                 f" {answered} answered:\n{output[-2000:]}"
             )
         rate, p50_ms, p99_ms = parse_report(report.read_text())
-    return Analysis(workload.model, concurrency, streaming, rate, p50_ms, p99_ms, answered)
+    return Analysis(
+        workload.model, concurrency, streaming, rate, p50_ms, p99_ms, answered, shared_memory
+    )
 
 
 def is_unsteady(code: int, output: str) -> bool:

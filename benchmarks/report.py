@@ -77,13 +77,18 @@ def analysis_table(analyses: Sequence[Analysis]) -> Table:
         table.add_row(
             analysis.model,
             str(analysis.concurrency),
-            "stream" if analysis.streaming else "unary",
+            _calls(analysis),
             f"{analysis.requests_per_s:,.0f}",
             f"{analysis.p50_ms:.3f}",
             f"{analysis.p99_ms:.3f}",
             f"{analysis.answered:,}",
         )
     return table
+
+
+def _calls(analysis: Analysis) -> str:
+    calls = "stream" if analysis.streaming else "unary"
+    return f"{calls}, shared memory" if analysis.shared_memory else calls
 
 
 def write_json(
