@@ -148,3 +148,18 @@ def test_a_pool_that_is_off_makes_nothing(folder: Path) -> None:
     assert pool.take(1) is None
     assert pool.close() == []
     assert not list(folder.iterdir())
+
+
+def test_what_a_killed_client_left_goes_and_what_lives_stays(
+    pool: SegmentPool, tmp_path: Path
+) -> None:
+    living, _ = pool.make(MIN_SEGMENT_BYTES)
+    assert living is not None
+    orphan = tmp_path / f"{segments.PREFIX}orphan"
+    orphan.write_bytes(b"left")
+    stranger = tmp_path / "stranger"
+    stranger.write_bytes(b"not ours")
+    another, _ = pool.make(MIN_SEGMENT_BYTES)
+    assert another is not None
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {living.name, another.name, "stranger"}

@@ -9,11 +9,13 @@ import mmap
 import os
 import secrets
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 from typing import Final
 
+PREFIX: Final = "tideserve-client-"
 FOLDER: Final = Path("/dev/shm")  # noqa: S108 - where segments are, no temporary file of ours
 MAX_SEGMENTS: Final = 8
 MAX_BYTES: Final = 256 * 1024 * 1024
@@ -126,27 +128,51 @@ def is_available() -> bool:
 
 
 def _create(byte_size: int) -> Segment | None:
-    """Its pages are there from the start: writing to one that cannot be got kills the process."""
+    """Its pages are there from the start: writing to one that cannot be got kills the process.
+
+    It gets its name when it is whole and locked. What bears such a name without a lock was left by
+    a client that was killed before the server opened it, and goes.
+    """
     if sys.platform != "linux":
         return None
     import fcntl
 
-    name = f"tideserve-{secrets.token_hex(16)}"
-    path = FOLDER / name
+    name = f"{PREFIX}{secrets.token_hex(16)}"
     try:
+        remove_orphans()
         room = os.statvfs(FOLDER)
         if byte_size > room.f_bavail * room.f_frsize // 2:
             return None
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        file = os.open(FOLDER, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
     except OSError:
         return None
     try:
         fcntl.flock(file, fcntl.LOCK_SH)
         os.posix_fallocate(file, 0, byte_size)
-        return Segment(name, byte_size, mmap.mmap(file, byte_size))
+        memory = mmap.mmap(file, byte_size)
+        folder = os.open(FOLDER, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            # With a folder given, a link in /proc is followed (linkat(2), AT_SYMLINK_FOLLOW).
+            os.link(f"/proc/self/fd/{file}", name, dst_dir_fd=folder)
+        finally:
+            os.close(folder)
     except OSError:
-        path.unlink(missing_ok=True)
         return None
     finally:
         # The mapping has a descriptor of its own, and with it the lock.
         os.close(file)
+    return Segment(name, byte_size, memory)
+
+
+def remove_orphans() -> None:
+    """Removes this user's segments whose client is gone."""
+    import fcntl
+
+    for path in FOLDER.glob(f"{PREFIX}*"):
+        with suppress(OSError):  # another user's, or gone meanwhile
+            file = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+            finally:
+                os.close(file)
