@@ -93,6 +93,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     write_model(repository, "no_weights", CONFIG, _loading('raise OSError("no weights")'))
     write_model(repository, "no_python", CONFIG, "class Model(:\n")
     write_model(repository, "no_class", CONFIG, "def infer(inputs): return inputs\n")
+    write_model(repository, "no_package", CONFIG, "import no_such_package\n")
     write_model(repository, "dies", CONFIG, _loading("os._exit(7)"))
     (repository / "bare").mkdir()
     options = (f"--replicas={REPLICAS}", "--threads=1")
@@ -274,6 +275,7 @@ UNLOADABLE: Final = {
     "misspelt": ("misspelt/config.pbtxt:3:", "max_batch_sice", "did you mean 'max_batch_size'?"),
     "no_weights": ("model.py: load raised OSError: no weights",),
     "no_python": ("model.py: importing it raised SyntaxError",),
+    "no_package": ("needs the module no_such_package, which is neither beside it nor installed",),
     "no_class": ("expected a class named Model, found none",),
     "dies": ("failed 5 times in a row", "exit code 7"),
     "bare": ("a version folder", "found neither"),
@@ -312,6 +314,17 @@ def test_a_server_with_a_model_that_cannot_be_loaded_is_live_and_not_ready(serve
         assert client.is_live()
         assert not client.is_ready()
         assert client.is_model_ready("identity")
+
+
+def test_a_package_that_is_not_installed_is_one_sentence_and_no_second_try(server: Server) -> None:
+    # Those that die at start have been given up by now: five tries.
+    assert "dies version 1 is given up" in server.log
+    starts = re.findall(r"start no_package-\S+", server.log)
+    assert len(starts) == REPLICAS
+    told = [line for line in server.log.splitlines() if "no_such_package" in line]
+    assert len(told) == 1
+    assert re.search(r"no_package version 1 is UNAVAILABLE, .*for the reason above", server.log)
+    assert not re.search(r"replica no_package-\S+ (is LOST|did not start)", server.log)
 
 
 def test_the_last_lines_of_a_replica_that_cannot_start_are_in_the_log(server: Server) -> None:

@@ -1,5 +1,6 @@
 """From an assignment to a model that serves: phases, warm-up, and why one cannot load."""
 
+import logging
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from tests.replica.batches import Arrays, config, runner_of
 from tideserve.replica import warmup
 from tideserve.replica.errors import DeviceLostError, LoadError
 from tideserve.replica.loading import Assignment, Loaded, NotLoaded, load
+from tideserve.replica.news import loaded
 from tideserve.replica.settings import Device
 from tideserve.replica.warmup import warm_up
 from tideserve.v1.model_config_pb2 import ModelConfig
@@ -209,6 +211,36 @@ def test_a_version_without_a_model_file_is_told(tmp_path: Path) -> None:
     result = load(assignment, Device(), 1, lambda _: None)
     assert isinstance(result, NotLoaded)
     assert "found nothing" in result.message
+
+
+def python_assignment(folder: Path, text: str) -> Assignment:
+    (folder / "1").mkdir()
+    (folder / "1" / "model.py").write_text(text)
+    return Assignment("m", 1, "g", folder, ModelConfig(name="m"))
+
+
+def test_what_is_not_installed_is_hopeless_and_one_sentence(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assignment = python_assignment(tmp_path, "import no_such_module_at_all\n")
+    result = load(assignment, Device(), 1, lambda _: None)
+    assert isinstance(result, NotLoaded)
+    assert result.hopeless
+    assert loaded(result, 0.0).load_failed.hopeless
+    assert not caplog.records
+
+
+def test_what_may_go_another_time_is_not_hopeless_and_shows_where_it_was_raised(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A replica that ran in this process keeps its log to itself.
+    monkeypatch.setattr(logging.getLogger("tideserve.replica"), "propagate", True)
+    assignment = python_assignment(tmp_path, "raise OSError('no route to the weights')\n")
+    result = load(assignment, Device(), 1, lambda _: None)
+    assert isinstance(result, NotLoaded)
+    assert not result.hopeless
+    assert not loaded(result, 0.0).load_failed.hopeless
+    assert [record.exc_info is not None for record in caplog.records] == [True]
 
 
 def test_only_name_version_and_generation_make_a_model() -> None:

@@ -579,6 +579,44 @@ def test_a_replica_that_cannot_load_leaves_a_model_that_serves_serving() -> None
     assert world.is_open(world.infer())
 
 
+HOPELESS = replica_pb2.LoadFailed(message="it needs torch", hopeless=True)
+
+
+def test_a_model_that_no_replica_can_load_wants_none_and_says_so_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    world = World()
+    watcher = watch(world, 10)
+    assert snapshots(world, watcher)[-1].models[0].wanted
+    first, second = world.replica("a", ready=False), world.replica("b", ready=False)
+    first.beat(load_failed=HOPELESS)
+    second.beat(load_failed=HOPELESS)
+    world.cancel(first.life_line)
+    world.cancel(second.life_line)
+    world.turn(after_s=0.1)
+
+    last = snapshots(world, watcher)[-1]
+    assert (last.models[0].wanted, last.models[0].state) == (False, control_pb2.MODEL_UNAVAILABLE)
+    assert not last.replicas, "they left as they were told to, and count as no failed start"
+    said = [record.getMessage() for record in caplog.records]
+    assert len([line for line in said if "it needs torch" in line]) == 1
+    assert "it needs torch" in world.failed(world.infer()).message
+
+
+def test_another_autoscaler_may_have_what_was_not_installed() -> None:
+    world = World()
+    watch(world, 10)
+    world.replica("a", ready=False).beat(load_failed=HOPELESS)
+    watch(world, 10)
+    assert world.models.hopeless() == world.keys
+
+    watcher = watch(world, 11)
+    assert snapshots(world, watcher)[-1].models[0].wanted
+    world.replica("b")
+
+    assert world.is_open(world.infer())
+
+
 def test_a_standby_that_says_it_is_ready_is_refused() -> None:
     world = World()
     world.replica()

@@ -261,6 +261,21 @@ def test_an_explicit_load_tries_one_that_was_given_up_again() -> None:
     assert models.entries[A1].state is ModelState.LOADING
 
 
+def test_a_hopeless_one_is_so_until_it_is_tried_again() -> None:
+    models = ModelTable()
+    models.load(make_found())
+    models.fail(A1, "torch is not installed", hopeless=True)
+    assert models.is_resolved()
+    assert models.hopeless() == [A1]
+
+    models.retry(models.hopeless())
+
+    assert models.entries[A1].state is ModelState.LOADING
+    assert models.hopeless() == []
+    models.fail(A1, "boom")
+    assert models.hopeless() == []
+
+
 def test_resolved_and_ready_differ() -> None:
     models = ModelTable()
     assert models.is_resolved()

@@ -227,12 +227,14 @@ class Ready(_message.Message):
     def __init__(self, config: _Optional[_Union[_model_config_pb2.ModelConfig, _Mapping]] = ..., phases: _Optional[_Iterable[_Union[StartupPhase, _Mapping]]] = ..., profile: _Optional[_Iterable[_Union[ProfilePoint, _Mapping]]] = ...) -> None: ...
 
 class LoadFailed(_message.Message):
-    __slots__ = ("message", "phases")
+    __slots__ = ("message", "phases", "hopeless")
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     PHASES_FIELD_NUMBER: _ClassVar[int]
+    HOPELESS_FIELD_NUMBER: _ClassVar[int]
     message: str
     phases: _containers.RepeatedCompositeFieldContainer[StartupPhase]
-    def __init__(self, message: _Optional[str] = ..., phases: _Optional[_Iterable[_Union[StartupPhase, _Mapping]]] = ...) -> None: ...
+    hopeless: bool
+    def __init__(self, message: _Optional[str] = ..., phases: _Optional[_Iterable[_Union[StartupPhase, _Mapping]]] = ..., hopeless: bool = ...) -> None: ...
 
 class StartupPhase(_message.Message):
     __slots__ = ("name", "duration_s")

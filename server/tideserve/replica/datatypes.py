@@ -5,7 +5,7 @@ from typing import Any, Final, cast
 
 import numpy as np
 
-from tideserve.replica.errors import LoadError
+from tideserve.replica.errors import LoadError, NotInstalledError
 from tideserve.v1.model_config_pb2 import DataType
 
 # Names as in the Open Inference Protocol; BF16 and BYTES have no numpy type of their own.
@@ -38,9 +38,9 @@ def numpy_type(datatype: str) -> np.dtype[Any]:
         try:
             import ml_dtypes
         except ImportError as error:
-            raise LoadError(
+            raise NotInstalledError(
                 "BF16 needs the package ml-dtypes, which is not installed: "
-                "pip install 'tideserve[cpu]' or 'tideserve[gpu]'"
+                "pip install 'tideserve[cpu]' or 'tideserve[gpu]', and restart"
             ) from error
         bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
         return bfloat16

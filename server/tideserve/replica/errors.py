@@ -17,6 +17,10 @@ class LoadError(ReplicaError):
     """The model version cannot be served: files, configuration or device do not fit."""
 
 
+class NotInstalledError(LoadError):
+    """What the model needs is not installed where the replica runs, nor for another one."""
+
+
 # --- of a batch -------------------------------------------------------------------------
 
 

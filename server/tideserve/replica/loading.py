@@ -9,7 +9,7 @@ from time import perf_counter
 from typing import Final
 
 from tideserve.replica.backends import ModelFiles, find
-from tideserve.replica.errors import LoadError
+from tideserve.replica.errors import LoadError, NotInstalledError
 from tideserve.replica.model_io import model_io
 from tideserve.replica.runner import Runner
 from tideserve.replica.settings import Device
@@ -58,10 +58,11 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class NotLoaded:
-    """Why the model cannot serve."""
+    """Why the model cannot serve. `hopeless`: nor would it in another replica here."""
 
     message: str
     phases: tuple[Phase, ...]
+    hopeless: bool = False
 
 
 def load(
@@ -84,6 +85,10 @@ def load(
 
     try:
         return _load(assignment, device, threads, phase, phases)
+    except NotInstalledError as error:
+        # Without a traceback: the sentence says all.
+        message = _at(assignment, str(error))
+        return NotLoaded(message, tuple(phases), hopeless=True)
     except LoadError as error:
         _LOG.exception("loading %s version %d failed", assignment.name, assignment.version)
         return NotLoaded(_at(assignment, str(error)), tuple(phases))

@@ -36,7 +36,8 @@ def loaded(result: Loaded | NotLoaded, launch_s: float) -> BeatRequest:
             ]
             return BeatRequest(ready=Ready(config=result.config, phases=phases, profile=profile))
         case NotLoaded():
-            return BeatRequest(load_failed=LoadFailed(message=result.message, phases=phases))
+            failed = LoadFailed(message=result.message, phases=phases, hopeless=result.hopeless)
+            return BeatRequest(load_failed=failed)
 
 
 def memory_bytes() -> int:

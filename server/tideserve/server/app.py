@@ -17,7 +17,7 @@ from tideserve.server.front.select import choose, make_front
 from tideserve.server.http import HttpServer
 from tideserve.server.mailbox import Mailbox
 from tideserve.server.metrics import make_registry
-from tideserve.server.models import ModelTable
+from tideserve.server.models import ModelState, ModelTable
 from tideserve.server.service.control import ControlService
 from tideserve.server.service.health import HEALTH_METHODS, HealthService
 from tideserve.server.service.inference import InferenceService
@@ -207,28 +207,40 @@ class App:
             host = self._settings.front.host
             grpc, http = host_port(host, self._front.port), host_port(host, self._http.port)
             self._on_ready(f"ready grpc={grpc} http={http}")
-            missing = self._why_not_ready()
-            if missing is not None:
-                logger.warning("ready but for some models: %s", missing)
+            unserved = [what for what, _ in self._unserved()]
+            if unserved and not self._models.all_ready():
+                logger.warning(
+                    "%s, for the reason above: the other models are served, ServerReady and "
+                    "/readyz say not ready",
+                    ", ".join(unserved),
+                )
 
     def _why_not_ready(self) -> str | None:
         """For /readyz and ServerReady: None when every model that should be served is."""
         if self._services.inference.stopping:
             return "the server is stopping"
         if not self._models.all_ready():
-            waiting = [
-                f"{entry.key} is {entry.state.value}{': ' if entry.reason else ''}{entry.reason}"
-                for entry in list(self._models.entries.values())
-                if entry.state.value != "READY"
-            ]
-            waiting += [f"{name}: {reason}" for name, reason in list(self._models.broken.items())]
+            waiting = [f"{what}: {why}" if why else what for what, why in self._unserved()]
             return "; ".join(waiting) or "models are loading"
         return None
 
+<<<<<<< HEAD
     def _make_regions(self) -> SharedRegions | None:
         if not self._settings.shared_memory or not FOLDER.is_dir():
             return None
         return SharedRegions(self._settings.front.max_message_bytes)
+=======
+    def _unserved(self) -> list[tuple[str, str]]:
+        """What is not READY, with the reason where there is one."""
+        # Other threads ask too: `list` of a dictionary is not interrupted by a change of it.
+        unserved = [
+            (f"{entry.key} is {entry.state.value}", entry.reason)
+            for entry in list(self._models.entries.values())
+            if entry.state is not ModelState.READY
+        ]
+        broken = list(self._models.broken.items())
+        return unserved + [(f"{name} is UNAVAILABLE", reason) for name, reason in broken]
+>>>>>>> 075b605 (A package that is not installed is one sentence, not five starts with a traceback each)
 
     def _make_services(self, version: str) -> Services:
         settings, models, scheduler, front = (

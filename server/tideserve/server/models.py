@@ -44,7 +44,8 @@ class ModelState(Enum):
 
 @dataclass(slots=True, eq=False)
 class ModelEntry:
-    """`spec` is known once the configuration is complete: the first replica's report."""
+    """`spec` is known once the configuration is complete: the first replica's report.
+    `hopeless`: UNAVAILABLE, and another replica would change nothing, so none is wanted."""
 
     key: ModelKey
     found: FoundModel
@@ -54,11 +55,13 @@ class ModelEntry:
     reason: str = ""
     config: ModelConfig | None = None
     spec: ModelSpec | None = None
+    hopeless: bool = False
 
-    def enter(self, state: ModelState, reason: str = "") -> None:
+    def enter(self, state: ModelState, reason: str = "", *, hopeless: bool = False) -> None:
         """Changes the state."""
         self.state = state
         self.reason = reason
+        self.hopeless = hopeless
 
 
 class ModelTable:
@@ -108,7 +111,7 @@ class ModelTable:
         return keys
 
     def retry(self, keys: Iterable[ModelKey]) -> None:
-        """Gives up entries another chance (an explicit load)."""
+        """Gives up entries another chance (an explicit load, another autoscaler)."""
         for key in keys:
             entry = self.entries.get(key)
             if entry is not None and entry.state is ModelState.UNAVAILABLE:
@@ -151,11 +154,12 @@ class ModelTable:
             self._changed()
         return entry
 
-    def fail(self, key: ModelKey, reason: str) -> None:
-        """It cannot be served; an older generation that does goes on."""
+    def fail(self, key: ModelKey, reason: str, *, hopeless: bool = False) -> None:
+        """It cannot be served; an older generation that does goes on. `hopeless`: no replica
+        is started for it until its files change or it is given another chance."""
         entry = self.entries.get(key)
         if entry is not None and entry.state is not ModelState.RETIRING:
-            entry.enter(ModelState.UNAVAILABLE, reason)
+            entry.enter(ModelState.UNAVAILABLE, reason, hopeless=hopeless)
             self._changed()
 
     def recover(self, key: ModelKey) -> None:
@@ -204,6 +208,10 @@ class ModelTable:
             key not in self.entries or self.entries[key].state is not ModelState.LOADING
             for key in keys
         )
+
+    def hopeless(self) -> list[ModelKey]:
+        """The entries that no replica is started for."""
+        return [entry.key for entry in self.entries.values() if entry.hopeless]
 
     def wanted(self, name: str) -> frozenset[ModelKey]:
         """The entries that should serve this model; none if it is not to be served."""

@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 
 from tideserve.replica.backends import KINDS, BackendKind, find
-from tideserve.replica.errors import LoadError
+from tideserve.replica.errors import LoadError, NotInstalledError
 from tideserve.v1.model_config_pb2 import ModelConfig
+
+(TORCH,) = (kind for kind in KINDS if kind.backend == "pytorch")
 
 
 @pytest.fixture
@@ -81,11 +83,29 @@ def test_a_folder_that_is_not_there_holds_nothing(tmp_path: Path) -> None:
 
 
 def test_a_runtime_that_is_not_installed_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    kind = BackendKind(backend="pytorch", module="torch", files=())
-
     def import_module(name: str) -> None:
-        raise ModuleNotFoundError("No module named 'torch'")
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
 
     monkeypatch.setattr("tideserve.replica.backends.import_module", import_module)
-    with pytest.raises(LoadError, match=r"No module named 'torch'.*tideserve\[torch\]"):
-        kind.opener()
+    sentence = r"it needs torch, which is not installed: pip install 'tideserve\[torch\]'"
+    with pytest.raises(NotInstalledError, match=sentence):
+        TORCH.opener()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ImportError("libcudart.so.12: cannot open shared object file", name="torch"),
+        ModuleNotFoundError("No module named 'sympy'", name="sympy"),
+    ],
+)
+def test_a_runtime_that_is_installed_and_broken_is_told_in_its_own_words(
+    error: ImportError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def import_module(name: str) -> None:
+        raise error
+
+    monkeypatch.setattr("tideserve.replica.backends.import_module", import_module)
+    with pytest.raises(LoadError, match=str(error)) as raised:
+        TORCH.opener()
+    assert not isinstance(raised.value, NotInstalledError)

@@ -10,7 +10,7 @@ import pytest
 from tests.replica.batches import config
 from tests.replica.model_files import files
 from tideserve.replica.backends.python import PythonBackend, open_model
-from tideserve.replica.errors import BadOutputError, LoadError
+from tideserve.replica.errors import BadOutputError, LoadError, NotInstalledError
 from tideserve.replica.settings import Device
 from tideserve.v1.model_config_pb2 import ModelConfig
 
@@ -116,7 +116,7 @@ def test_types_and_sizes_must_be_configured(missing: str, tmp_path: Path) -> Non
         ("class TritonPythonModel: pass\n", "TritonPythonModel, which needs Triton's own"),
         ("class Model:\n    def infer(self, inputs): ...\n", "class Model lacks load, unload"),
         ("def broken(:\n", "importing it raised SyntaxError"),
-        ("import no_such_module_at_all\n", "importing it raised ModuleNotFoundError"),
+        ("import no_such_module_at_all\n", "needs the module no_such_module_at_all, which"),
         ("raise SystemExit('no licence')\n", "importing it raised SystemExit: no licence"),
         (CLASS.format(load="1 / 0", infer="..."), "load raised ZeroDivisionError: division"),
         (CLASS.format(load="raise SystemExit(3)", infer="..."), "load raised SystemExit: 3"),
@@ -126,6 +126,18 @@ def test_a_file_that_cannot_serve_is_named_with_the_reason(
     text: str, sentence: str, tmp_path: Path
 ) -> None:
     with pytest.raises(LoadError, match=rf"model\.py.*{sentence}"):
+        open_model(files(write(tmp_path, text)))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import no_such_module_at_all\n",
+        CLASS.format(load="import no_such_module_at_all", infer="..."),
+    ],
+)
+def test_a_module_that_is_not_installed_is_told_apart(text: str, tmp_path: Path) -> None:
+    with pytest.raises(NotInstalledError, match="no_such_module_at_all"):
         open_model(files(write(tmp_path, text)))
 
 

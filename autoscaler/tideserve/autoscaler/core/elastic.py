@@ -13,7 +13,7 @@ from tideserve.autoscaler.core.settings import ModelPolicy, ScalingSettings
 from tideserve.autoscaler.core.startup import StartUps
 from tideserve.autoscaler.core.window import LoadWindow
 
-_RETIRES = Decision(0, "retires: the model version is not wanted", limited_by="not wanted")
+_RETIRES = Decision(0, "not wanted: it retires, or no replica can load it", limited_by="not wanted")
 
 
 @dataclass(slots=True)

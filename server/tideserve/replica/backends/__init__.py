@@ -8,7 +8,7 @@ from typing import Any, Final, Protocol
 
 import numpy.typing as npt
 
-from tideserve.replica.errors import LoadError
+from tideserve.replica.errors import LoadError, NotInstalledError
 from tideserve.replica.settings import Device
 from tideserve.v1.model_config_pb2 import ModelConfig
 
@@ -54,18 +54,26 @@ class BackendKind:
     backend: str
     module: str
     files: tuple[tuple[str, str], ...]
+    package: str = ""
+    """The runtime's, with the extra that installs it; empty: it comes with the replica."""
+    extra: str = ""
     platforms: tuple[str, ...] = ()
     synthetic_warmup: bool = True
     """Zero-filled batches do no harm: false where a model may have side effects."""
 
     def opener(self) -> Callable[[ModelFiles], Backend]:
-        """Imports the runtime. Raises `LoadError` where it is not installed."""
+        """Imports the runtime. Raises `NotInstalledError`, and `LoadError` where what is
+        installed cannot be imported."""
         try:
             module = import_module(f"{__name__}.{self.module}")
         except ImportError as error:
+            install = f"pip install 'tideserve[{self.extra}]'"
+            if isinstance(error, ModuleNotFoundError) and error.name == self.package:
+                raise NotInstalledError(
+                    f"it needs {self.package}, which is not installed: {install} and restart"
+                ) from error
             raise LoadError(
-                f"the {self.backend} backend cannot be imported ({error}); install its extra: "
-                f"pip install 'tideserve[{'torch' if self.module == 'torch' else 'cpu'}]'"
+                f"the {self.backend} backend cannot be imported: {error}; {install} may mend it"
             ) from error
         opener: Callable[[ModelFiles], Backend] = module.open_model
         return opener
@@ -76,12 +84,16 @@ KINDS: Final = (
         backend="onnxruntime",
         module="onnx",
         files=(("model.onnx", "onnxruntime_onnx"),),
+        package="onnxruntime",
+        extra="cpu",
         platforms=("onnxruntime_onnx",),
     ),
     BackendKind(
         backend="pytorch",
         module="torch",
         files=(("model.pt", "pytorch_libtorch"), ("model.pt2", "torch_export")),
+        package="torch",
+        extra="torch",
         platforms=("pytorch_libtorch", "libtorch", "torch_export"),
     ),
     BackendKind(

@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any, Final
 
 from tideserve.replica.backends import Arrays, ModelFiles
-from tideserve.replica.errors import BadOutputError, LoadError
+from tideserve.replica.errors import BadOutputError, LoadError, NotInstalledError
 from tideserve.replica.model_io import model_io
 from tideserve.v1.model_config_pb2 import ModelConfig
 
@@ -58,7 +58,7 @@ def open_model(files: ModelFiles) -> "PythonBackend":
         model = model_class()
         model.load(context)
     except (Exception, SystemExit) as error:
-        raise LoadError(f"{files.path}: load raised {type(error).__name__}: {error}") from error
+        raise _load_error(files.path, "load", error) from error
     return PythonBackend(model)
 
 
@@ -73,8 +73,17 @@ def _import(path: Path, name: str, version: int) -> ModuleType:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[module_name]
-        raise LoadError(f"{path}: importing it raised {type(error).__name__}: {error}") from error
+        raise _load_error(path, "importing it", error) from error
     return module
+
+
+def _load_error(path: Path, what: str, error: BaseException) -> LoadError:
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return NotInstalledError(
+            f"{path} needs the module {error.name}, which is neither beside it nor installed: "
+            "install it where replicas run, and restart"
+        )
+    return LoadError(f"{path}: {what} raised {type(error).__name__}: {error}")
 
 
 class PythonBackend:

@@ -256,6 +256,9 @@ class ControlService:
 
     def _take_over(self, generation: int) -> None:
         self._check(generation)
+        if generation > self._generation:
+            # It may start replicas elsewhere, or with what the last one's had not installed.
+            self._models.retry(self._models.hopeless())
         self._generation = generation
         older = [
             call_id

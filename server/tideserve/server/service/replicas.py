@@ -43,6 +43,7 @@ from tideserve.v1.replica_pb2 import (
     ExchangeRequest,
     ExchangeResponse,
     JoinRequest,
+    LoadFailed,
     Outcome,
     StartupPhase,
     Stop,
@@ -191,7 +192,7 @@ class ReplicaService:
                 self._on_ready(replica_id, message, now_s)
             case "load_failed":
                 info.phases = list(message.load_failed.phases)
-                actions = self._on_load_failed(replica_id, message.load_failed.message, now_s)
+                actions = self._on_load_failed(replica_id, message.load_failed, now_s)
         self._front.respond(call.call_id, _BEAT_ANSWER)
         return actions
 
@@ -301,6 +302,7 @@ class ReplicaService:
         try:
             entry = self._models.ready(key, message.ready.config)
         except (ModelConfigError, NotFoundError) as error:
+            logger.warning("%s cannot be served: %s", key, error)
             self.stop(replica_id, str(error))
             return
         if key not in self._scheduler.models:
@@ -317,15 +319,19 @@ class ReplicaService:
             )
             logger.info("replica %s is READY for %s (%s)", replica_id, key, phases)
 
-    def _on_load_failed(self, replica_id: str, reason: str, now_s: float) -> list[Action]:
+    def _on_load_failed(self, replica_id: str, failed: LoadFailed, now_s: float) -> list[Action]:
+        reason = failed.message
         replica = self._scheduler.members.get(replica_id)
         assert replica is not None
         key = replica.model
         if isinstance(key, ModelKey):
             entry = self._models.entries.get(key)
             if entry is not None and entry.state is ModelState.LOADING:
-                self._models.fail(key, reason)
+                self._models.fail(key, reason, hopeless=failed.hopeless)
                 logger.error("%s cannot be loaded: %s", key, reason)
+            if entry is not None and entry.hopeless:
+                # It leaves by itself, as it was told to: its end is no failed start to repeat.
+                return self._scheduler.on_drain(replica_id, now_s, "it could not load its model")
         return self._scheduler.on_lost(
             replica_id, now_s, f"it could not load its model: {reason}", death=False
         )

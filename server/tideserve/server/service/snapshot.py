@@ -87,7 +87,9 @@ def _model(
 
 def is_wanted(entry: ModelEntry, scheduler: Scheduler) -> bool:
     """Replicas should exist: a retiring model keeps its own until what it admitted is
-    answered."""
+    answered; one that none can load has none."""
+    if entry.hopeless:
+        return False
     if entry.state is not ModelState.RETIRING:
         return True
     return entry.key in scheduler.models and not scheduler.is_idle(entry.key)
