@@ -1,5 +1,6 @@
 """`tideserve serve`: the only place of the frontend that reads argv and the environment."""
 
+import gc
 import logging
 import os
 import signal
@@ -134,6 +135,10 @@ def serve(
     except (StartError, RepositoryError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201 - a command's answer
         raise typer.Exit(EXIT_CANNOT_START) from error
+    # Modules and tables that stay: a full collection walks 50,000 objects less, and takes 1 ms
+    # instead of 28 (docs/decisions/0013).
+    gc.collect()
+    gc.freeze()
     app.serve()
 
 
