@@ -1,0 +1,1 @@
+"""Whether memory stays flat: the server's, over many requests."""
