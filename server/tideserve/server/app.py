@@ -224,12 +224,11 @@ class App:
             return "; ".join(waiting) or "models are loading"
         return None
 
-<<<<<<< HEAD
     def _make_regions(self) -> SharedRegions | None:
         if not self._settings.shared_memory or not FOLDER.is_dir():
             return None
         return SharedRegions(self._settings.front.max_message_bytes)
-=======
+
     def _unserved(self) -> list[tuple[str, str]]:
         """What is not READY, with the reason where there is one."""
         # Other threads ask too: `list` of a dictionary is not interrupted by a change of it.
@@ -240,7 +239,6 @@ class App:
         ]
         broken = list(self._models.broken.items())
         return unserved + [(f"{name} is UNAVAILABLE", reason) for name, reason in broken]
->>>>>>> 075b605 (A package that is not installed is one sentence, not five starts with a traceback each)
 
     def _make_services(self, version: str) -> Services:
         settings, models, scheduler, front = (
