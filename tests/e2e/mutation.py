@@ -2,10 +2,12 @@
 
 import random
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from tideserve.v1.inference_pb2 import ModelInferRequest
 
+# The one that a test registers.
+REGION: Final = "region"
 MAX_FLIPS: Final = 8
 # Numbers at which counting goes wrong.
 EDGES: Final = (0, 1, -1, 2, 64, 65, 2**31 - 1, 2**31, 2**32, 2**40, 2**62, 2**63 - 1, -(2**63))
@@ -38,6 +40,7 @@ class Mutator:
             self._drop_field,
             self._change_message,
             self._change_message,
+            self._change_places,
             self._random_bytes,
         )
 
@@ -130,6 +133,32 @@ class Mutator:
             case _:
                 message.model_version = self._source.choice(("1", "2", "-1", *TEXTS))
         return message.SerializeToString()
+
+    def _change_places(self, payload: bytes) -> bytes:
+        """A message with some tensors in shared memory."""
+        try:
+            message = ModelInferRequest.FromString(payload)
+        except Exception:  # noqa: BLE001 - a mutant already
+            return payload
+        if not message.outputs:
+            message.outputs.add(name=self._source.choice(("OUT", "TEXT", "ROWS")))
+        if message.inputs and self._source.random() < 0.7:
+            at = self._source.randrange(len(message.inputs))
+            self._place(message.inputs[at].parameters)
+            if at < len(message.raw_input_contents):
+                del message.raw_input_contents[at]
+        if self._source.random() < 0.7:
+            self._place(self._source.choice(message.outputs).parameters)
+        return message.SerializeToString()
+
+    def _place(self, parameters: Any) -> None:
+        """In shared memory: of the right size, now and then."""
+        region = self._source.choice((REGION, REGION, *TEXTS))
+        parameters["shared_memory_region"].string_param = region
+        for name in ("byte_size", "offset"):
+            if self._source.random() < 0.8:
+                size = self._source.choice((0, 16, 64, 64 * self._source.randint(1, 8), *EDGES))
+                parameters[f"shared_memory_{name}"].int64_param = size
 
 
 def _fields(payload: bytes) -> list[bytes]:

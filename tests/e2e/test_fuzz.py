@@ -8,6 +8,7 @@ import secrets
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import grpc
@@ -15,9 +16,9 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.e2e.caller import INFER_PATH, STREAM_PATH
+from tests.e2e.caller import INFER_PATH, STREAM_PATH, connect
 from tests.e2e.model_folder import link_example, write_model
-from tests.e2e.mutation import Mutator
+from tests.e2e.mutation import REGION, Mutator
 from tests.e2e.running import running
 from tests.e2e.server import Server, wait_until
 from tests.e2e.server_log import mistakes
@@ -26,7 +27,9 @@ from tideserve.v1.inference_pb2 import (
     ModelInferRequest,
     ModelInferResponse,
     ModelStreamInferResponse,
+    SystemSharedMemoryRegisterRequest,
 )
+from tideserve.v1.methods import INFERENCE_SERVICE
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +37,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 # Of both fronts together.
 FUZZ_S: Final = 60.0 if os.environ.get("CI") else 5.0
+REGION_BYTES: Final = 4096
+REGISTER_PATH: Final = f"/{INFERENCE_SERVICE}/SystemSharedMemoryRegister"
 UNARY_CALLERS: Final = 160
 STREAM_CALLERS: Final = 40
 CHANNELS: Final = 4
@@ -73,6 +78,8 @@ TOLD: Final = frozenset(
         grpc.StatusCode.NOT_FOUND,
         grpc.StatusCode.UNIMPLEMENTED,
         grpc.StatusCode.DEADLINE_EXCEEDED,
+        # Of inputs in shared memory that are larger than a message.
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
     }
 )
 GONE: Final = frozenset({grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED})
@@ -88,8 +95,18 @@ def server(
     link_example(repository, "identity")
     write_model(repository, "pair", PAIR_CONFIG, PAIR_SOURCE)
     state = tmp_path_factory.mktemp("state")
-    with running(repository, state, f"--front={request.param}") as server:
-        yield server
+    segment = Path("/dev/shm") / f"tideserve-test-{secrets.token_hex(8)}"
+    segment.write_bytes(bytes(REGION_BYTES))
+    register = SystemSharedMemoryRegisterRequest(
+        name=REGION, key=segment.name, byte_size=REGION_BYTES
+    )
+    try:
+        with running(repository, state, f"--front={request.param}") as server:
+            with connect(server.address) as caller:
+                caller.call(REGISTER_PATH, register.SerializeToString())
+            yield server
+    finally:
+        segment.unlink()
 
 
 class Good(NamedTuple):

@@ -1,5 +1,7 @@
 """The short way and the long way of reading a request say the same of every request."""
 
+from typing import Any
+
 import pytest
 from google.protobuf.message import DecodeError
 from hypothesis import example, given, settings
@@ -11,6 +13,7 @@ from tideserve.server.models import ModelEntry, ModelTable
 from tideserve.server.payload import read_inputs
 from tideserve.server.plans import MAX_HEAD_BYTES, MAX_PLANS, PlanCache, take_apart
 from tideserve.server.service.messages import parse
+from tideserve.server.shared_regions import SharedRegions
 from tideserve.server.wire import header, varint
 from tideserve.v1.inference_pb2 import ModelInferRequest
 from tideserve.v1.model_config_pb2 import DataType
@@ -35,13 +38,15 @@ def by_plan(cache: PlanCache, payload: bytes) -> Reading:
     return entry.key, inputs.plan, tuple(bytes(it) for it in inputs.data), request_id
 
 
-def by_protobuf(models: ModelTable, payload: bytes) -> Reading:
+def by_protobuf(
+    models: ModelTable, payload: bytes, regions: SharedRegions | None = None
+) -> Reading:
     """What protobuf's own parse and the checks make of it."""
     try:
         message = parse(ModelInferRequest, payload)
         entry = models.bind(message.model_name, message.model_version)
         assert entry.spec is not None
-        inputs = read_inputs(message, entry.spec)
+        inputs = read_inputs(message, entry.spec, regions)
     except TideserveError as error:
         return type(error), str(error)
     return entry.key, inputs.plan, inputs.data, message.id
@@ -397,3 +402,75 @@ def test_a_flipped_byte_of_a_known_layout_means_what_protobuf_says(at: int) -> N
     broken = bytearray(payload)
     broken[at % len(payload)] ^= 1
     assert by_plan(cache, bytes(broken)) == by_protobuf(models, bytes(broken))
+
+
+# --- shared memory -----------------------------------------------------------------------------
+
+SEGMENT_BYTES = 64
+WORDS = (b"\1\0\0\0a", b"\0\0\0\0")
+
+
+@pytest.fixture(scope="module")
+def regions(tmp_path_factory: pytest.TempPathFactory) -> SharedRegions:
+    folder = tmp_path_factory.mktemp("memory")
+    (folder / "segment").write_bytes(b"".join(WORDS) + bytes(range(SEGMENT_BYTES - 9)))
+    regions = SharedRegions(SEGMENT_BYTES, folder)
+    regions.register("r", "/segment", 0, SEGMENT_BYTES)
+    return regions
+
+
+@st.composite
+def shared_requests(draw: st.DrawFn) -> ModelInferRequest:
+    """Some of whose tensors are in the region, or in none."""
+    request = draw(requests())
+    raw = list(request.raw_input_contents)
+    del request.raw_input_contents[:]
+    sizes = [0, 5, 8, 9, 16, SEGMENT_BYTES, SEGMENT_BYTES + 1, 2**63]
+    tensors: list[Any] = [*request.inputs, *request.outputs]
+    for at, tensor in enumerate(tensors):
+        content = raw[at] if at < len(raw) else b""
+        if draw(st.booleans()):
+            if at < len(raw):
+                request.raw_input_contents.append(content)
+            continue
+        parameters = tensor.parameters
+        parameters["shared_memory_region"].string_param = draw(st.sampled_from(["r", "r", "s"]))
+        size = draw(st.one_of(st.just(len(content)), st.sampled_from(sizes)))
+        parameters["shared_memory_byte_size"].uint64_param = size
+        if draw(st.booleans()):
+            parameters["shared_memory_offset"].uint64_param = draw(st.sampled_from(sizes))
+    return request
+
+
+@settings(max_examples=300, deadline=None)
+@given(shared_requests(), MUTATIONS)
+def test_requests_with_places_mean_the_same_however_often_they_come(
+    regions: SharedRegions, request: ModelInferRequest, changes: list[tuple[str, int, int]]
+) -> None:
+    models = two_input_table()
+    cache = PlanCache(models, regions)
+    payload = request.SerializeToString()
+    damaged = mutate(payload, changes)
+    for each in (payload, payload, damaged, damaged, payload):
+        assert by_plan(cache, each) == by_protobuf(models, each, regions)
+
+
+def test_a_request_with_places_is_checked_once_and_its_plans_are_bounded(
+    regions: SharedRegions,
+) -> None:
+    models = counting()
+    cache = PlanCache(models, regions)
+    for at in range(MAX_PLANS + 10):
+        request = ModelInferRequest(model_name="m", id=str(at))
+        tensor = request.inputs.add(name="IN", datatype="FP32", shape=[1, 2])
+        tensor.parameters["shared_memory_region"].string_param = "r"
+        tensor.parameters["shared_memory_byte_size"].int64_param = 8
+        for _ in range(3):
+            assert cache.read(request.SerializeToString())[1].plan.rows == 1
+        if at == 0:
+            assert models.binds == 1
+        request.parameters["note"].int64_param = at
+        cache.read(request.SerializeToString())
+
+    assert len(cache._shared_plans) <= MAX_PLANS
+    assert not cache._plans
