@@ -15,6 +15,8 @@ def test_every_wanted_version_gets_the_count_and_a_retiring_one_none() -> None:
     assert FixedCount(3).decide(snapshot, Sample(unix_s=0.0), now_s=0.0) == {
         NEW: Decision(3, "fixed: a count of 3"),
         OLD: Decision(
-            0, "not wanted: it retires, or no replica can load it", limited_by="not wanted"
+            0,
+            "retires: the model version is not wanted, or no replica can load it",
+            limited_by="not wanted",
         ),
     }

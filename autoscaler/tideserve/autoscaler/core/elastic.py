@@ -13,7 +13,11 @@ from tideserve.autoscaler.core.settings import ModelPolicy, ScalingSettings
 from tideserve.autoscaler.core.startup import StartUps
 from tideserve.autoscaler.core.window import LoadWindow
 
-_RETIRES = Decision(0, "not wanted: it retires, or no replica can load it", limited_by="not wanted")
+_RETIRES = Decision(
+    0,
+    "retires: the model version is not wanted, or no replica can load it",
+    limited_by="not wanted",
+)
 
 
 @dataclass(slots=True)

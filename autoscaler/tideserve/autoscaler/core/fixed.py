@@ -25,7 +25,9 @@ class FixedCount:
     def _of(self, model: Model) -> Decision:
         if not model.wanted:
             return Decision(
-                0, "not wanted: it retires, or no replica can load it", limited_by="not wanted"
+                0,
+                "retires: the model version is not wanted, or no replica can load it",
+                limited_by="not wanted",
             )
         if self.replicas is None:
             return Decision(model.instances, f"fixed: instance_group has {model.instances}")
