@@ -1,10 +1,12 @@
 """The pure parts of `status`, `scale` and `logs`; tests/e2e runs the commands."""
 
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import pytest
 import typer
+from rich.console import Console
 
 from tideserve.cli import logs as logs_module
 from tideserve.cli.duration import seconds_of
@@ -58,6 +60,13 @@ def test_a_first_look_has_no_rate_and_a_model_without_an_autoscaler_nothing_desi
     found = cells(server(10.0, alone), server(10.0, alone))
     assert (found[3], found[4], found[8]) == ("0.0", "-", "-")
     assert found[9] == "pinned at 2 for 30 s"
+
+
+def test_brackets_in_a_reason_are_shown() -> None:
+    broken = replace(MODEL, reason="pip install 'tideserve[torch]'", limited_by="")
+    console = Console(width=200, record=True, file=StringIO())
+    console.print(status_table(server(10.0, broken), server(10.0, broken)))
+    assert "tideserve[torch]" in console.export_text()
 
 
 def test_a_replica_is_shown_with_how_busy_it_was_between_two_looks() -> None:

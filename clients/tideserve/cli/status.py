@@ -72,6 +72,7 @@ def _screen(last: ServerStatus, now: ServerStatus) -> "Group":
 
 def status_table(last: ServerStatus, now: ServerStatus) -> "Table":
     """A row a model version; rates and quantiles are of the time between the two looks."""
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(
@@ -103,7 +104,7 @@ def status_table(last: ServerStatus, now: ServerStatus) -> "Table":
             str(model.ready),
             str(model.starting),
             "-" if model.desired is None else str(model.desired),
-            _because(model),
+            escape(_because(model)),
         )
     table.caption = f"{now.standby} standing by; autoscaler at {now.autoscaler_http or '-'}"
     return table
@@ -111,6 +112,7 @@ def status_table(last: ServerStatus, now: ServerStatus) -> "Table":
 
 def replica_table(last: ServerStatus, now: ServerStatus) -> "Table":
     """A row a replica; how busy it was is of the time between the two looks."""
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(
@@ -128,7 +130,7 @@ def replica_table(last: ServerStatus, now: ServerStatus) -> "Table":
             f"{replica.state_age_s:.0f} s",
             f"{min(1.0, max(0.0, worked_s / span_s)):.0%}" if span_s > 0.0 else "-",
             replica.device,
-            replica.reason or replica.phase,
+            escape(replica.reason or replica.phase),
         )
     return table
 
