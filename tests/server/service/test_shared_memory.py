@@ -121,12 +121,12 @@ def test_regions_are_registered_listed_and_unregistered(world: World) -> None:
 
 def test_a_caller_on_another_machine_registers_nothing(world: World) -> None:
     request = wire.SystemSharedMemoryRegisterRequest(name="far", key="/in", byte_size=1)
-    # A test network's address (RFC 5737), which no machine has.
-    call_id = world.call(path("Register"), request, peer="ipv4:192.0.2.1:5000")
+    # An address for documentation (RFC 5737).
+    call_id = world.call(path("Register"), request, peer="ipv4:203.0.113.77:5000")
 
     refused = world.failed(call_id)
     assert refused.code == Code.PERMISSION_DENIED
-    assert "expected a caller on the server's own machine, got ipv4:192.0.2.1:5000" in (
+    assert "expected a caller on the server's own machine, got ipv4:203.0.113.77:5000" in (
         refused.message
     )
     assert "far" not in status(world)
@@ -143,10 +143,10 @@ def test_a_caller_on_another_machine_registers_nothing(world: World) -> None:
         ("unix:", True),
         ("unix:/run/socket", True),
         ("unix-abstract:name", True),
-        ("ipv4:192.0.2.1:5000", False),
+        ("ipv4:203.0.113.77:5000", False),
         ("ipv4:0.0.0.0:5000", False),
-        ("ipv6:[2001:db8::1]:5000", False),
-        ("ipv6:[::ffff:192.0.2.1]:5000", False),
+        ("ipv6:[2001:db8::77]:5000", False),
+        ("ipv6:[::ffff:203.0.113.77]:5000", False),
         ("ipv6:[::]:5000", False),
         ("ipv4:localhost:5000", False),
         ("", False),
