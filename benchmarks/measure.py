@@ -9,22 +9,29 @@ from benchmarks.checker import Checker
 from benchmarks.errors import WrongAnswerError
 from benchmarks.h2load import Callers, Load, send
 from benchmarks.peers.peer import Peer
+from benchmarks.wire import Target
 from benchmarks.workloads import Workload
 
 CHECKED_SHARE: Final = 0.01
-# Requests of the first calibration, by caller: enough to see a rate, over in under a second.
-_CALIBRATION_REQUESTS: Final = 100
+# A warm-up lasts so much of a run. It begins with a few requests a caller and grows, as rates
+# differ by a thousand between models.
+_WARM_UP_SHARE: Final = 0.2
+_FIRST_REQUESTS: Final = 2
+_GROWTH: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What one run gave. `cpu_us` is CPU microseconds a request of all the server's processes;
-    `checked` answers were compared value by value."""
+    """What one run gave. `cpu_us` is CPU microseconds a request of all the server's processes,
+    `pss_mb` their memory in 10**6 bytes after it; `checked` answers were compared value by value.
+    `p999_ms` is None where there were too few requests to tell."""
 
     requests_per_s: float
     p50_ms: float
     p99_ms: float
+    p999_ms: float | None
     cpu_us: float
+    pss_mb: float
     requests: int
     checked: int
 
@@ -36,16 +43,15 @@ def measure(peer: Peer, workload: Workload, callers: Callers, seconds: float, se
     own success counter grew by exactly what was sent, and every checked answer is right.
     """
     with Checker(peer, workload, seed) as checker:
-        row = checker.random_row()
-        message = workload.request(row)
-        answer_bytes = checker.answer_bytes(row)
-        rate = _calibrate(peer.address, message, callers, seconds)
+        target, answer_bytes = checker.random_target()
+        rate = _warm_up(target, callers, seconds)
         requests = max(callers.count, round(rate * seconds))
         checked = math.ceil(requests * CHECKED_SHARE)
         counted_before = checker.success_count()
         cpu_before_s = peer.cpu_seconds()
-        load = _load_with_checks(checker, peer, message, requests, callers, checked, seconds)
+        load = _load_with_checks(checker, target, requests, callers, checked, seconds)
         cpu_s = peer.cpu_seconds() - cpu_before_s
+        pss_bytes = peer.pss_bytes()
         counted = checker.success_count() - counted_before
     if load.data_bytes != requests * answer_bytes:
         raise WrongAnswerError(
@@ -61,23 +67,28 @@ def measure(peer: Peer, workload: Workload, callers: Callers, seconds: float, se
         requests_per_s=load.requests_per_s,
         p50_ms=load.p50_s * 1e3,
         p99_ms=load.p99_s * 1e3,
+        p999_ms=None if load.p999_s is None else load.p999_s * 1e3,
         cpu_us=cpu_s * 1e6 / (requests + checked),
+        pss_mb=pss_bytes / 1e6,
         requests=requests,
         checked=checked,
     )
 
 
-def _calibrate(address: str, message: bytes, callers: Callers, seconds: float) -> float:
-    """Requests a second, after a warm-up as long as a fifth of the run."""
-    rate = send(address, message, _CALIBRATION_REQUESTS * callers.count, callers).requests_per_s
-    warm_up = max(callers.count, round(rate * seconds / 5))
-    return send(address, message, warm_up, callers).requests_per_s
+def _warm_up(target: Target, callers: Callers, seconds: float) -> float:
+    """Sends until a single run of it took a fifth of `seconds`; returns its requests a second."""
+    requests = _FIRST_REQUESTS * callers.count
+    while True:
+        load = send(target, requests, callers)
+        missing = _WARM_UP_SHARE * seconds / load.seconds
+        if missing <= 1.0:
+            return load.requests_per_s
+        requests = math.ceil(requests * min(_GROWTH, 1.2 * missing))
 
 
 def _load_with_checks(
     checker: Checker,
-    peer: Peer,
-    message: bytes,
+    target: Target,
     requests: int,
     callers: Callers,
     checked: int,
@@ -87,11 +98,11 @@ def _load_with_checks(
     a second caller would change."""
     if callers.count == 1:
         checker.calls(checked // 2)
-        load = send(peer.address, message, requests, callers)
+        load = send(target, requests, callers)
         checker.calls(checked - checked // 2)
         return load
     with ThreadPoolExecutor(max_workers=1) as pool:
         checks = pool.submit(checker.calls_over, checked, seconds)
-        load = send(peer.address, message, requests, callers)
+        load = send(target, requests, callers)
         checks.result()
     return load

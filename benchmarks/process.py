@@ -1,4 +1,4 @@
-"""A server process from start to end: its environment, log, readiness and CPU time."""
+"""A server process from start to end: its environment, log, readiness, CPU time and memory."""
 
 import os
 import signal
@@ -12,6 +12,7 @@ from typing import Final
 
 from benchmarks.cpu import MARK_VARIABLE, cpu_seconds, family
 from benchmarks.errors import ServerFailedError
+from benchmarks.pss import pss_bytes
 
 _READY_TIMEOUT_S: Final = 60.0
 _STOP_TIMEOUT_S: Final = 20.0
@@ -66,6 +67,12 @@ class ServerProcess:
         if self._process is None or self._process.poll() is not None:
             raise ServerFailedError(self._complaint("ended while it was measured"))
         return cpu_seconds(self._process.pid, self._mark)
+
+    def pss_bytes(self) -> int:
+        """Memory of all its processes now. Raises ServerFailedError when it is gone."""
+        if self._process is None or self._process.poll() is not None:
+            raise ServerFailedError(self._complaint("ended while it was measured"))
+        return pss_bytes(family(self._process.pid, self._mark))
 
     def stop(self) -> None:
         """Asks it to end, then ends whatever of it is left. May be called twice."""

@@ -8,45 +8,77 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Final
 
 from rich.table import Table
 
+from benchmarks.measure import Figures
 from benchmarks.perf_analyzer import Analysis
 from benchmarks.rounds import Case, Measured, medians
+from benchmarks.workloads import WORKLOADS
 
-REFERENCE = "Triton"
+REFERENCE: Final = "Triton"
+
+
+HEADINGS: Final = (
+    "workload",
+    "callers",
+    "server",
+    "requests/s",
+    "p50 ms",
+    "p99 ms",
+    "p99.9 ms",
+    "CPU us",
+    "PSS MB",
+    "rate / Triton",
+    "CPU / Triton",
+    "of the limit",
+)
+_LEFT_COLUMNS: Final = 3
 
 
 def load_table(measured: Measured) -> Table:
     """Medians by workload and callers, beside the best Triton of the same group."""
-    table = Table(title="Medians of rounds; CPU is of all the server's processes")
-    for heading in ("workload", "callers", "server"):
-        table.add_column(heading)
-    for heading in ("requests/s", "p50 ms", "p99 ms", "CPU us", "rate / Triton", "CPU / Triton"):
-        table.add_column(heading, justify="right")
+    table = Table(title="Medians of rounds; CPU and memory are of all the server's processes")
+    for column, heading in enumerate(HEADINGS):
+        table.add_column(
+            heading,
+            justify="left" if column < _LEFT_COLUMNS else "right",
+            no_wrap=heading == "server",
+        )
     group: tuple[str, int] | None = None
-    for case, rounds in measured_in_order(measured):
+    for case, _ in measured_in_order(measured):
         if group is not None and group != (case.workload, case.callers):
             table.add_section()
         group = (case.workload, case.callers)
-        figures = medians(rounds)
-        rate_ratio, cpu_ratio = ratios(measured, case)
-        table.add_row(
-            case.workload,
-            str(case.callers or "-"),
-            case.peer,
-            f"{figures.requests_per_s:,.0f}",
-            f"{figures.p50_ms:.3f}",
-            f"{figures.p99_ms:.3f}",
-            f"{figures.cpu_us:.1f}",
-            "-" if rate_ratio is None else f"{rate_ratio:.2f}",
-            "-" if cpu_ratio is None else f"{cpu_ratio:.2f}",
-        )
+        table.add_row(*_cells(measured, case))
     return table
 
 
-def measured_in_order(measured: Measured) -> list[tuple[Case, list[Any]]]:
+def _cells(measured: Measured, case: Case) -> tuple[str, ...]:
+    figures = medians(measured[case])
+    rate_ratio, cpu_ratio = ratios(measured, case)
+    return (
+        case.workload,
+        str(case.callers or "-"),
+        case.peer,
+        f"{figures.requests_per_s:,.0f}",
+        f"{figures.p50_ms:.3f}",
+        f"{figures.p99_ms:.3f}",
+        _or_dash(figures.p999_ms, ".3f"),
+        f"{figures.cpu_us:.1f}",
+        f"{figures.pss_mb:.0f}",
+        _or_dash(rate_ratio, ".2f"),
+        _or_dash(cpu_ratio, ".2f"),
+        _or_dash(share_of_limit(measured, case), ".2f"),
+    )
+
+
+def _or_dash(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def measured_in_order(measured: Measured) -> list[tuple[Case, list[Figures]]]:
     """By workload, most callers first, bare ONNX Runtime (no callers) last."""
     return sorted(measured.items(), key=lambda item: (item[0].workload, -item[0].callers))
 
@@ -65,6 +97,19 @@ def ratios(measured: Measured, case: Case) -> tuple[float | None, float | None]:
     best = max(peers, key=lambda figures: figures.requests_per_s)
     figures = medians(measured[case])
     return figures.requests_per_s / best.requests_per_s, figures.cpu_us / best.cpu_us
+
+
+def share_of_limit(measured: Measured, case: Case) -> float | None:
+    """Rate over the highest of as many bare ONNX Runtime processes as the server has instances;
+    None where they were not measured or the model costs next to nothing."""
+    if not WORKLOADS[case.workload].computes:
+        return None
+    limits = [
+        medians(rounds).requests_per_s
+        for other, rounds in measured.items()
+        if (other.workload, other.callers, other.instances) == (case.workload, 0, case.instances)
+    ]
+    return medians(measured[case]).requests_per_s / max(limits) if limits else None
 
 
 def analysis_table(analyses: Sequence[Analysis]) -> Table:
@@ -100,6 +145,8 @@ def write_json(
             "workload": case.workload,
             "callers": case.callers,
             "server": case.peer,
+            "instances": case.instances,
+            "share_of_limit": share_of_limit(measured, case),
             "median": asdict(medians(rounds)),
             "rounds": [asdict(figures) for figures in rounds],
         }

@@ -2,26 +2,34 @@
 
 from typing import Protocol
 
-from benchmarks.workloads import Rows, Workload
+from benchmarks.wire import Wire
+from benchmarks.workloads import Feed, Workload
 
 
 class Peer(Protocol):
-    """A server that can be started, called, weighed and stopped.
+    """A server that can be started with one model, called, weighed and stopped.
 
-    `address` is HOST:PORT of its gRPC port while it runs. `check` raises WrongAnswerError
-    unless the bytes of a response are the right answer to the row that was sent.
+    `instances` are the processes that compute. `address` is HOST:PORT while it runs. `check`
+    raises WrongAnswerError unless the bytes of a response are the right answer to what was sent.
     """
 
     @property
     def name(self) -> str: ...
 
     @property
+    def instances(self) -> int: ...
+
+    @property
     def address(self) -> str: ...
 
-    def start(self) -> None: ...
+    def start(self, workload: Workload) -> None: ...
 
-    def check(self, workload: Workload, row: Rows, response: bytes) -> None: ...
+    def wire(self, workload: Workload) -> Wire: ...
+
+    def check(self, workload: Workload, feed: Feed, response: bytes) -> None: ...
 
     def cpu_seconds(self) -> float: ...
+
+    def pss_bytes(self) -> int: ...
 
     def stop(self) -> None: ...

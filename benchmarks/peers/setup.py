@@ -1,7 +1,7 @@
 """What is varied of a server that batches, so that each runs at its best."""
 
+import os
 from dataclasses import dataclass
-from typing import Final
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +16,9 @@ class Setup:
         return f"{self.instances}:{self.queue_delay_us}"
 
 
-# Measured: the delay gives the highest rate with many callers (Triton: half as much again as
-# none; without dynamic batching its rates fall by half), no delay the lowest latency with one.
-TRITON_SETUPS: Final = (Setup(1, 0), Setup(1, 1000), Setup(2, 1000))
-TIDESERVE_SETUPS: Final = (Setup(1, 0), Setup(1, 1000))
+def default_setups(computes: bool) -> list[Setup]:
+    """Measured: the delay gives the highest rate with many callers (Triton: half as much again
+    as none), no delay the lowest latency with one. A model that computes runs on every core;
+    one that does not is fastest with a single instance, whose batches are larger."""
+    instances = len(os.sched_getaffinity(0)) if computes else 1
+    return [Setup(instances, 0), Setup(instances, 1000)]

@@ -12,7 +12,8 @@ from benchmarks import measure as measured_module
 from benchmarks.errors import WrongAnswerError
 from benchmarks.h2load import MANY_CALLERS, ONE_CALLER, Callers, Load
 from benchmarks.measure import measure
-from benchmarks.workloads import IDENTITY, INFER_PATH, Rows, Workload
+from benchmarks.wire import GrpcWire, Target, Wire
+from benchmarks.workloads import IDENTITY, INFER_PATH, Feed, Workload
 from tideserve.v1.inference_pb2 import (
     ModelInferRequest,
     ModelInferResponse,
@@ -41,7 +42,9 @@ class Server:
     address: str = ""
     cpu_s: float = 0.0
 
-    def start(self) -> None:
+    instances: int = 1
+
+    def start(self, workload: Workload) -> None:
         self._server = grpc.server(ThreadPoolExecutor(max_workers=4))
         handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
             "ModelInfer": grpc.unary_unary_rpc_method_handler(
@@ -64,12 +67,18 @@ class Server:
     def stop(self) -> None:
         self._server.stop(grace=None).wait()
 
-    def check(self, workload: Workload, row: Rows, response: bytes) -> None:
-        workload.check(row, response)
+    def wire(self, workload: Workload) -> Wire:
+        return GrpcWire(self.address, workload)
+
+    def check(self, workload: Workload, feed: Feed, response: bytes) -> None:
+        workload.check(feed, response)
 
     def cpu_seconds(self) -> float:
         self.cpu_s += 0.5
         return self.cpu_s
+
+    def pss_bytes(self) -> int:
+        return 2_000_000
 
     def _infer(self, request: ModelInferRequest, _: grpc.ServicerContext) -> ModelInferResponse:
         self.answered += 1
@@ -84,20 +93,22 @@ class Server:
         return response
 
 
-def send_in_turn(address: str, message: bytes, requests: int, callers: Callers) -> Load:
-    """Stands in for h2load: 20 calls of 10 ms each, whatever was asked for in calibration."""
-    with grpc.insecure_channel(address) as channel:
+def send_in_turn(target: Target, requests: int, callers: Callers) -> Load:
+    """Stands in for h2load: one call after the other, as if each took 10 ms."""
+    with grpc.insecure_channel(target.url.removeprefix("http://").partition("/")[0]) as channel:
         infer: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(INFER_PATH)
-        responses: list[bytes] = [infer(message, timeout=10.0) for _ in range(requests)]
+        # The body is a gRPC frame; its head is the channel's to write.
+        sent = target.body[5:]
+        responses: list[bytes] = [infer(sent, timeout=10.0) for _ in range(requests)]
     data_bytes = sum(len(response) + 5 for response in responses)
-    return Load(requests, requests * 0.01, data_bytes, p50_s=0.01, p99_s=0.02)
+    return Load(requests, requests * 0.01, data_bytes, p50_s=0.01, p99_s=0.02, p999_s=None)
 
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setattr(measured_module, "send", send_in_turn)
     server = Server()
-    server.start()
+    server.start(IDENTITY)
     yield server
     server.stop()
 
@@ -110,6 +121,8 @@ def test_right_answers_give_figures(server: Server, callers: Callers) -> None:
     assert figures.requests_per_s == pytest.approx(100.0)
     assert figures.p50_ms == pytest.approx(10.0)
     assert figures.p99_ms == pytest.approx(20.0)
+    assert figures.p999_ms is None
+    assert figures.pss_mb == pytest.approx(2.0)
     assert figures.cpu_us == pytest.approx(0.5e6 / 202)
 
 
@@ -117,7 +130,7 @@ def test_an_answer_without_its_bytes_gives_no_figures(server: Server) -> None:
     def empty_later(request: ModelInferRequest, count: int) -> ModelInferResponse:
         response = right(request, count)
         # The last of the load, after the checked calls before it.
-        if count == 300:
+        if count == 200:
             response.raw_output_contents[0] = b""
         return response
 
@@ -133,13 +146,13 @@ def test_an_answer_that_is_wrong_from_the_start_is_shown(server: Server) -> None
         return response
 
     server.answer = zeros
-    with pytest.raises(WrongAnswerError, match=r"identity: expected \[\[.*got \[\[0.0, 0.0"):
+    with pytest.raises(WrongAnswerError, match=r"identity: expected \[.*got \[0.0, 0.0"):
         measure(server, IDENTITY, ONE_CALLER, seconds=2.0, seed=1)
 
 
 def test_an_answer_that_the_server_does_not_count_gives_no_figures(server: Server) -> None:
     # All before the load is uncounted, and one request of the load.
-    server.uncounted = 1 + 100 + 40 + 1
+    server.uncounted = 1 + 2 + 20 + 48 + 1
     with pytest.raises(WrongAnswerError, match="sent 202 requests, its own success counter"):
         measure(server, IDENTITY, ONE_CALLER, seconds=2.0, seed=1)
 

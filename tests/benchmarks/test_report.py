@@ -1,6 +1,7 @@
 """Medians, ratios, tables and the JSON file."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from io import StringIO
 from pathlib import Path
@@ -11,12 +12,12 @@ from rich.table import Table
 
 from benchmarks.measure import Figures
 from benchmarks.perf_analyzer import Analysis
-from benchmarks.report import analysis_table, load_table, ratios, write_json
+from benchmarks.report import analysis_table, load_table, ratios, share_of_limit, write_json
 from benchmarks.rounds import Case, Measured, medians
 
 
 def figures(requests_per_s: float, cpu_us: float = 100.0) -> Figures:
-    return Figures(requests_per_s, 1.0, 2.0, cpu_us, requests=1000, checked=10)
+    return Figures(requests_per_s, 1.0, 2.0, 3.0, cpu_us, 100.0, requests=1000, checked=10)
 
 
 OURS = Case("identity", 64, "Tideserve, 1 replica")
@@ -28,6 +29,16 @@ MEASURED: Measured = {
     Case("identity", 0, "ONNX Runtime, batches of 1"): [figures(9000.0)],
 }
 ANALYSIS = Analysis("identity", 16, True, 1234.0, 1.5, 2.5, answered=4321)
+
+
+TWO_REPLICAS = Case("convolutional", 64, "Tideserve, 2 replicas", instances=2)
+ONE_REPLICA = Case("convolutional", 64, "Tideserve, 1 replica", instances=1)
+COMPUTED: Measured = {
+    TWO_REPLICAS: [figures(720.0)],
+    ONE_REPLICA: [figures(400.0)],
+    Case("convolutional", 0, "ONNX Runtime, batches of 1", instances=2): [figures(700.0)],
+    Case("convolutional", 0, "ONNX Runtime, batches of 8", instances=2): [figures(800.0)],
+}
 
 
 def drawn(table: Table) -> str:
@@ -63,6 +74,17 @@ def test_the_table_shows_every_case_most_callers_first() -> None:
     assert "2.00" in lines[0]
     assert "0.45" in lines[0]
     assert "ONNX Runtime, batches of 1" in lines[4]
+
+
+def test_the_limit_is_the_best_of_as_many_bare_processes() -> None:
+    assert share_of_limit(COMPUTED, TWO_REPLICAS) == pytest.approx(0.9)
+    assert share_of_limit(COMPUTED, ONE_REPLICA) is None
+    assert share_of_limit(MEASURED, OURS) is None, "identity computes nothing"
+
+
+def test_a_figure_that_a_round_has_not_is_none_of_all() -> None:
+    unknown = replace(figures(900.0), p999_ms=None)
+    assert medians([figures(900.0), unknown]).p999_ms is None
 
 
 def test_the_analyses_are_drawn_with_their_kind_of_call() -> None:

@@ -4,60 +4,86 @@ import numpy as np
 import pytest
 
 from benchmarks.errors import WrongAnswerError
-from benchmarks.workloads import DIGITS, IDENTITY, Rows, Workload, frame
+from benchmarks.workloads import (
+    CONVOLUTIONAL,
+    DIGITS,
+    IDENTITY,
+    SENTENCE,
+    TENSOR_600K,
+    Rows,
+    Workload,
+    frame,
+)
 from tideserve.v1.inference_pb2 import ModelInferRequest, ModelInferResponse
 
 
 def response(workload: Workload, values: Rows, name: str | None = None) -> bytes:
     message = ModelInferResponse(model_name=workload.model)
-    message.outputs.add(name=name or workload.output_name, datatype="FP32", shape=values.shape)
+    message.outputs.add(name=name or workload.output.name, datatype="FP32", shape=values.shape)
     message.raw_output_contents.append(values.tobytes())
     return message.SerializeToString()
 
 
-@pytest.mark.parametrize("workload", [IDENTITY, DIGITS])
+@pytest.mark.parametrize("workload", [IDENTITY, DIGITS, TENSOR_600K, CONVOLUTIONAL, SENTENCE])
 def test_a_request_carries_one_raw_row(workload: Workload) -> None:
-    row = workload.random_row(np.random.default_rng(1))
-    request = ModelInferRequest.FromString(workload.request(row))
+    feed = workload.random_feed(np.random.default_rng(1))
+    request = ModelInferRequest.FromString(workload.request(feed))
     assert request.model_name == workload.model
-    assert request.inputs[0].name == workload.input_name
-    assert tuple(request.inputs[0].shape) == row.shape
-    assert row.shape[0] == 1
-    assert request.raw_input_contents[0] == row.tobytes()
+    assert b"".join(request.raw_input_contents) == workload.raw(feed)
+    assert len(request.inputs) == len(workload.inputs)
+    for sent, tensor, raw in zip(
+        request.inputs, workload.inputs, request.raw_input_contents, strict=True
+    ):
+        assert (sent.name, sent.datatype) == (tensor.name, tensor.datatype)
+        assert tuple(sent.shape) == (1, *tensor.dims)
+        assert len(raw) == tensor.row_bytes
 
 
-@pytest.mark.parametrize("workload", [IDENTITY, DIGITS])
+@pytest.mark.parametrize("workload", [IDENTITY, DIGITS, TENSOR_600K, CONVOLUTIONAL])
 def test_the_right_answer_passes(workload: Workload) -> None:
-    row = workload.random_row(np.random.default_rng(2))
-    workload.check(row, response(workload, workload.answer(row)))
+    feed = workload.random_feed(np.random.default_rng(2))
+    answer = workload.answer(feed)
+    workload.check(feed, response(workload, answer))
+    workload.check_raw(feed, answer.tobytes())
+
+
+def test_a_sentence_is_between_its_marks_and_padded() -> None:
+    random = np.random.default_rng(1)
+    for _ in range(50):
+        feed = SENTENCE.random_feed(random)
+        ids, length = feed["input_ids"][0], int(feed["attention_mask"].sum())
+        assert 4 <= length <= len(ids)
+        assert (ids[0], ids[length - 1]) == (101, 102)
+        assert (ids[:length] > 0).all()
+        assert not ids[length:].any()
 
 
 def test_identity_is_compared_bit_for_bit() -> None:
-    row = IDENTITY.random_row(np.random.default_rng(3))
-    almost = np.nextafter(row, np.float32(np.inf))
+    feed = IDENTITY.random_feed(np.random.default_rng(3))
+    almost = np.nextafter(feed["IN"], np.float32(np.inf))
     with pytest.raises(WrongAnswerError, match="identity: expected"):
-        IDENTITY.check(row, response(IDENTITY, almost))
+        IDENTITY.check(feed, response(IDENTITY, almost))
 
 
 def test_scores_may_differ_by_rounding_but_not_by_class() -> None:
-    row = DIGITS.random_row(np.random.default_rng(4))
-    scores = DIGITS.answer(row)
-    DIGITS.check(row, response(DIGITS, scores + np.float32(5e-6)))
+    feed = DIGITS.random_feed(np.random.default_rng(4))
+    scores = DIGITS.answer(feed)
+    DIGITS.check(feed, response(DIGITS, scores + np.float32(5e-6)))
     with pytest.raises(WrongAnswerError, match="digits_onnx: expected"):
-        DIGITS.check(row, response(DIGITS, scores[:, ::-1].copy()))
+        DIGITS.check(feed, response(DIGITS, scores[:, ::-1].copy()))
 
 
 def test_another_output_name_and_missing_bytes_are_wrong() -> None:
-    row = IDENTITY.random_row(np.random.default_rng(5))
+    feed = IDENTITY.random_feed(np.random.default_rng(5))
     with pytest.raises(WrongAnswerError, match="expected output OUT"):
-        IDENTITY.check(row, response(IDENTITY, row, name="IN"))
-    message = ModelInferResponse.FromString(response(IDENTITY, row))
+        IDENTITY.check(feed, response(IDENTITY, feed["IN"], name="IN"))
+    message = ModelInferResponse.FromString(response(IDENTITY, feed["IN"]))
     message.raw_output_contents[0] = b""
     with pytest.raises(WrongAnswerError, match="expected 64 raw output bytes, got 0"):
-        IDENTITY.check(row, message.SerializeToString())
+        IDENTITY.check(feed, message.SerializeToString())
     del message.raw_output_contents[:]
     with pytest.raises(WrongAnswerError, match="expected 64 raw output bytes, got 0"):
-        IDENTITY.check(row, message.SerializeToString())
+        IDENTITY.check(feed, message.SerializeToString())
 
 
 def test_a_frame_is_a_flag_a_length_and_the_message() -> None:
