@@ -38,7 +38,7 @@ _BATCHING: Final[Mapping[str, Callable[[Setup, Path], Peer]]] = {
     "mosec": Mosec,
 }
 # Wide enough for the table where the output goes to a file.
-_FILE_COLUMNS: Final = 175
+_FILE_COLUMNS: Final = 180
 
 
 def main(arguments: Sequence[str]) -> int:

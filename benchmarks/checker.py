@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 import numpy as np
 
@@ -12,6 +12,9 @@ from benchmarks.errors import WrongAnswerError
 from benchmarks.peers.peer import Peer
 from benchmarks.wire import Target
 from benchmarks.workloads import Feed, Workload
+
+_COUNT_RESTS_S: Final = 0.05
+_COUNT_ATTEMPTS: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +67,17 @@ class Checker:
             self._collect(call)
 
     def success_count(self) -> int:
-        """Requests of the model that the server counted as answered, since it started."""
-        return self._wire.success_count()
+        """Requests of the model that the server counted as answered, since it started.
+
+        Triton counts a batch after it has answered it, so this waits until the count rests.
+        """
+        count = self._wire.success_count()
+        for _ in range(_COUNT_ATTEMPTS):
+            self._ended.wait(_COUNT_RESTS_S)
+            earlier, count = count, self._wire.success_count()
+            if count == earlier:
+                break
+        return count
 
     def _random_feed(self) -> Feed:
         return self._workload.random_feed(self._random)

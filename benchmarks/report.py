@@ -44,7 +44,7 @@ def load_table(measured: Measured) -> Table:
         table.add_column(
             heading,
             justify="left" if column < _LEFT_COLUMNS else "right",
-            no_wrap=heading == "server",
+            no_wrap=column < _LEFT_COLUMNS,
         )
     group: tuple[str, int] | None = None
     for case, _ in measured_in_order(measured):
