@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: measures, prints the tables, writes the JSON; see README.md."""
+"""`python -m benchmarks`: measures, prints the tables, writes JSON, Markdown and a chart; see README.md."""
 
 import argparse
 import sys
@@ -22,15 +22,16 @@ from benchmarks.peers.setup import Setup, default_setups
 from benchmarks.peers.tideserve import Tideserve
 from benchmarks.peers.triton import Triton
 from benchmarks.perf_analyzer import CONCURRENCIES, SHARED_CONCURRENCY, Analysis, analyze
-from benchmarks.report import analysis_table, load_table, write_json
-from benchmarks.rounds import Entry, Measured, run_rounds
+from benchmarks.picture import draw
+from benchmarks.report import analysis_table, document, load_table, write
+from benchmarks.rounds import Entry, Measured, run_open, run_rounds
 from benchmarks.workloads import WORKLOADS, Workload
 
 FOLDER: Final = Path(__file__).resolve().parents[1] / ".cache" / "bench"
 PEERS: Final = ("tideserve", "triton", "mosec", "grpcio", "ort")
 # digits_onnx costs as little as identity and is left to those who ask for it.
 DEFAULT_WORKLOADS: Final = ("identity", "tensor_600k", "convolutional", "sentence")
-PARTS: Final = ("load", "perf_analyzer")
+PARTS: Final = ("load", "open", "perf_analyzer")
 # Those whose replicas and delay are varied.
 _BATCHING: Final[Mapping[str, Callable[[Setup, Path], Peer]]] = {
     "tideserve": Tideserve,
@@ -49,15 +50,13 @@ def main(arguments: Sequence[str]) -> int:
         console.print(f"left out, not installed: {name} (make bench-setup)", style="yellow")
     measured: Measured = {}
     analyses: list[Analysis] = []
+    entries = [entry(WORKLOADS[name], options) for name in options.workloads]
+    rounds, seconds = options.rounds, options.seconds
     try:
         if "load" in options.parts:
-            run_rounds(
-                [entry(WORKLOADS[name], options) for name in options.workloads],
-                options.rounds,
-                options.seconds,
-                measured,
-                console.log,
-            )
+            run_rounds(entries, rounds, seconds, measured, console.log)
+        if "open" in options.parts:
+            run_open(entries, options.open, rounds, seconds, measured, console.log)
         if "perf_analyzer" in options.parts:
             for name in options.analyzed:
                 _analyze(WORKLOADS[name], options, analyses, console)
@@ -69,8 +68,15 @@ def main(arguments: Sequence[str]) -> int:
             console.print(load_table(measured))
         if analyses:
             console.print(analysis_table(analyses))
-        path = write_json(FOLDER, measured, analyses, options.seconds, datetime.now(UTC))
-        console.print(f"every round: {path}", highlight=False, soft_wrap=True)
+        now = datetime.now(UTC)
+        about = document(measured, analyses, seconds, now)
+        path = write(FOLDER, measured, about, now)
+        written = [path, path.with_suffix(".md")]
+        if draw(about, path.with_suffix(".png")):
+            written.append(path.with_suffix(".png"))
+        console.print(
+            "every round: " + ", ".join(map(str, written)), highlight=False, soft_wrap=True
+        )
     return 0
 
 
@@ -159,6 +165,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="workloads of perf_analyzer, default identity",
     )
     parser.add_argument("--callers", type=_counts, default=[64, 16, 1], help="64,16,1")
+    parser.add_argument(
+        "--open", type=_counts, default=[50, 80, 95], help="percents of capacity, 50,80,95"
+    )
     light, computing = (",".join(map(str, default_setups(computes))) for computes in (False, True))
     for name in _BATCHING:
         parser.add_argument(

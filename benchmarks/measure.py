@@ -1,6 +1,7 @@
 """One measurement: load on one model of one running server, with every answer accounted for."""
 
 import math
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
@@ -8,6 +9,7 @@ from typing import Final
 from benchmarks.checker import Checker
 from benchmarks.errors import WrongAnswerError
 from benchmarks.h2load import Callers, Load, send
+from benchmarks.open_loop import capacity, send_open
 from benchmarks.peers.peer import Peer
 from benchmarks.wire import Target
 from benchmarks.workloads import Workload
@@ -37,7 +39,8 @@ class Figures:
 
 
 def measure(peer: Peer, workload: Workload, callers: Callers, seconds: float, seed: int) -> Figures:
-    """Warms up, then sends about `seconds` of load and counts.
+    """Warms up, then sends about `seconds` of load and counts: each caller sends when it has got
+    its answer.
 
     Raises WrongAnswerError unless every answer has the length of a right one, the server's
     own success counter grew by exactly what was sent, and every checked answer is right.
@@ -47,30 +50,75 @@ def measure(peer: Peer, workload: Workload, callers: Callers, seconds: float, se
         rate = _warm_up(target, callers, seconds)
         requests = max(callers.count, round(rate * seconds))
         checked = math.ceil(requests * CHECKED_SHARE)
-        counted_before = checker.success_count()
-        cpu_before_s = peer.cpu_seconds()
-        load = _load_with_checks(checker, target, requests, callers, checked, seconds)
-        cpu_s = peer.cpu_seconds() - cpu_before_s
-        pss_bytes = peer.pss_bytes()
-        counted = checker.success_count() - counted_before
-    if load.data_bytes != requests * answer_bytes:
+
+        def load() -> Load:
+            return _load_with_checks(checker, target, requests, callers, checked, seconds)
+
+        return _accounted(peer, workload, checker, load, checked, answer_bytes)
+
+
+def measure_open(
+    peer: Peer, workload: Workload, rate_per_s: float, seconds: float, seed: int
+) -> Figures:
+    """Sends `rate_per_s` for about `seconds`, whether answers came or not, to a server that is
+    warm, and counts as `measure` does. Checked calls come before and after."""
+    with Checker(peer, workload, seed) as checker:
+        target, answer_bytes = checker.random_target()
+        checked = math.ceil(rate_per_s * seconds * CHECKED_SHARE)
+
+        def load() -> Load:
+            checker.calls(checked // 2)
+            done = send_open(target, rate_per_s, seconds, seed)
+            checker.calls(checked - checked // 2)
+            return done
+
+        return _accounted(peer, workload, checker, load, checked, answer_bytes)
+
+
+def measure_capacity(
+    peer: Peer, workload: Workload, callers: Callers, seconds: float, seed: int
+) -> float:
+    """Warms up, then returns the requests a second that the open loop's generator gets answered
+    with so many in flight."""
+    with Checker(peer, workload, seed) as checker:
+        target, _ = checker.random_target()
+        rate = _warm_up(target, callers, seconds)
+        return capacity(target, max(callers.count, round(rate * seconds)), callers.count)
+
+
+def _accounted(
+    peer: Peer,
+    workload: Workload,
+    checker: Checker,
+    load: Callable[[], Load],
+    checked: int,
+    answer_bytes: int,
+) -> Figures:
+    """Runs `load`, with `checked` calls of its own, and weighs the server over it."""
+    counted_before = checker.success_count()
+    cpu_before_s = peer.cpu_seconds()
+    seen = load()
+    cpu_s = peer.cpu_seconds() - cpu_before_s
+    pss_bytes = peer.pss_bytes()
+    counted = checker.success_count() - counted_before
+    if seen.data_bytes != seen.requests * answer_bytes:
         raise WrongAnswerError(
-            f"{peer.name}, {workload.model}: expected {requests} answers of {answer_bytes} bytes,"
-            f" got {load.data_bytes} bytes"
+            f"{peer.name}, {workload.model}: expected {seen.requests} answers of {answer_bytes}"
+            f" bytes, got {seen.data_bytes} bytes"
         )
-    if counted != requests + checked:
+    if counted != seen.requests + checked:
         raise WrongAnswerError(
-            f"{peer.name}, {workload.model}: sent {requests + checked} requests, its own success"
-            f" counter grew by {counted}"
+            f"{peer.name}, {workload.model}: sent {seen.requests + checked} requests, its own"
+            f" success counter grew by {counted}"
         )
     return Figures(
-        requests_per_s=load.requests_per_s,
-        p50_ms=load.p50_s * 1e3,
-        p99_ms=load.p99_s * 1e3,
-        p999_ms=None if load.p999_s is None else load.p999_s * 1e3,
-        cpu_us=cpu_s * 1e6 / (requests + checked),
+        requests_per_s=seen.requests_per_s,
+        p50_ms=seen.p50_s * 1e3,
+        p99_ms=seen.p99_s * 1e3,
+        p999_ms=None if seen.p999_s is None else seen.p999_s * 1e3,
+        cpu_us=cpu_s * 1e6 / (seen.requests + checked),
         pss_mb=pss_bytes / 1e6,
-        requests=requests,
+        requests=seen.requests,
         checked=checked,
     )
 

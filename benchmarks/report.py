@@ -1,14 +1,14 @@
-"""The figures for people (a table) and for programs (a JSON file)."""
+"""The figures for people (a table, Markdown) and for programs (a JSON file)."""
 
 import json
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from rich.table import Table
 
@@ -22,7 +22,7 @@ REFERENCE: Final = "Triton"
 
 HEADINGS: Final = (
     "workload",
-    "callers",
+    "load",
     "server",
     "requests/s",
     "p50 ms",
@@ -46,11 +46,11 @@ def load_table(measured: Measured) -> Table:
             justify="left" if column < _LEFT_COLUMNS else "right",
             no_wrap=column < _LEFT_COLUMNS,
         )
-    group: tuple[str, int] | None = None
+    group: tuple[str, str] | None = None
     for case, _ in measured_in_order(measured):
-        if group is not None and group != (case.workload, case.callers):
+        if group is not None and group != (case.workload, load_name(case)):
             table.add_section()
-        group = (case.workload, case.callers)
+        group = (case.workload, load_name(case))
         table.add_row(*_cells(measured, case))
     return table
 
@@ -60,7 +60,7 @@ def _cells(measured: Measured, case: Case) -> tuple[str, ...]:
     rate_ratio, cpu_ratio = ratios(measured, case)
     return (
         case.workload,
-        str(case.callers or "-"),
+        load_name(case),
         case.peer,
         f"{figures.requests_per_s:,.0f}",
         f"{figures.p50_ms:.3f}",
@@ -74,22 +74,39 @@ def _cells(measured: Measured, case: Case) -> tuple[str, ...]:
     )
 
 
+def load_name(case: Case) -> str:
+    """What calls: so many callers, so much of the capacity in an open loop, or a bare loop."""
+    if case.is_bare:
+        return "bare"
+    if case.open_percent:
+        return f"open {case.open_percent}%"
+    return f"{case.callers} {'caller' if case.callers == 1 else 'callers'}"
+
+
 def _or_dash(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
 
 
 def measured_in_order(measured: Measured) -> list[tuple[Case, list[Figures]]]:
-    """By workload, most callers first, bare ONNX Runtime (no callers) last."""
-    return sorted(measured.items(), key=lambda item: (item[0].workload, -item[0].callers))
+    """By workload, most callers first, then open loops, bare ONNX Runtime last."""
+
+    def place(item: tuple[Case, list[Figures]]) -> tuple[str, bool, int, int]:
+        case = item[0]
+        return case.workload, case.is_bare, case.open_percent, -case.callers
+
+    return sorted(measured.items(), key=place)
 
 
 def ratios(measured: Measured, case: Case) -> tuple[float | None, float | None]:
     """Rate and CPU a request over those of the Triton with the highest rate in the same group;
-    None where there is none. Both are of the same Triton: one set-up, not the best of two."""
+    None where there is none, and in open loops, whose rates are each server's own. Both are of the
+    same Triton: one set-up, not the best of two."""
+    if case.open_percent:
+        return None, None
     peers = [
         medians(rounds)
         for other, rounds in measured.items()
-        if (other.workload, other.callers) == (case.workload, case.callers)
+        if (other.workload, load_name(other)) == (case.workload, load_name(case))
         and other.peer.startswith(REFERENCE)
     ]
     if not peers:
@@ -107,7 +124,7 @@ def share_of_limit(measured: Measured, case: Case) -> float | None:
     limits = [
         medians(rounds).requests_per_s
         for other, rounds in measured.items()
-        if (other.workload, other.callers, other.instances) == (case.workload, 0, case.instances)
+        if other.is_bare and (other.workload, other.instances) == (case.workload, case.instances)
     ]
     return medians(measured[case]).requests_per_s / max(limits) if limits else None
 
@@ -136,32 +153,78 @@ def _calls(analysis: Analysis) -> str:
     return f"{calls}, shared memory" if analysis.shared_memory else calls
 
 
-def write_json(
-    folder: Path, measured: Measured, analyses: Sequence[Analysis], seconds: float, now: datetime
-) -> Path:
-    """Writes every round and the medians to FOLDER/<UTC time>.json and returns its path."""
+def document(
+    measured: Measured, analyses: Sequence[Analysis], seconds: float, now: datetime
+) -> dict[str, Any]:
+    """Every round and the medians, as they are written to JSON."""
     cases = [
         {
             "workload": case.workload,
+            "load": load_name(case),
             "callers": case.callers,
+            "open_percent": case.open_percent,
             "server": case.peer,
             "instances": case.instances,
+            "max_batch_size": WORKLOADS[case.workload].max_batch_rows,
+            "request_bytes": WORKLOADS[case.workload].input_bytes,
             "share_of_limit": share_of_limit(measured, case),
             "median": asdict(medians(rounds)),
             "rounds": [asdict(figures) for figures in rounds],
         }
         for case, rounds in measured_in_order(measured)
     ]
-    document = {
+    return {
         "taken_at": now.astimezone(UTC).isoformat(timespec="seconds"),
         "seconds_a_run": seconds,
         "machine": _machine(),
         "cases": cases,
         "perf_analyzer": [asdict(analysis) for analysis in analyses],
     }
+
+
+def markdown(measured: Measured, about: Mapping[str, Any]) -> str:
+    """The table of `load_table` with what it was taken with, `about` being `document`'s."""
+    rows = [_cells(measured, case) for case, _ in measured_in_order(measured)]
+    machine = ", ".join(f"{name} {value}" for name, value in about["machine"].items())
+    taken = (
+        f"Taken {about['taken_at']}; medians of up to {_most_rounds(measured)} rounds of about"
+        f" {about['seconds_a_run']:g} s. Machine: {machine}."
+    )
+    models = [WORKLOADS[name] for name in dict.fromkeys(case.workload for case in measured)]
+    return "\n".join(
+        [
+            "# Benchmark",
+            "",
+            taken,
+            "",
+            *(
+                f"- {model.model}: {model.input_bytes:,} bytes a request,"
+                f" max_batch_size {model.max_batch_rows}"
+                for model in models
+            ),
+            "",
+            _line(HEADINGS),
+            _line(["---"] * _LEFT_COLUMNS + ["---:"] * (len(HEADINGS) - _LEFT_COLUMNS)),
+            *map(_line, rows),
+            "",
+        ]
+    )
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _most_rounds(measured: Measured) -> int:
+    return max(map(len, measured.values()), default=0)
+
+
+def write(folder: Path, measured: Measured, about: Mapping[str, Any], now: datetime) -> Path:
+    """Writes `about` to FOLDER/<UTC time>.json, beside it the Markdown; returns the former."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{now.astimezone(UTC):%Y%m%d-%H%M%S}.json"
-    path.write_text(json.dumps(document, indent=2) + "\n")
+    path.write_text(json.dumps(about, indent=2) + "\n")
+    path.with_suffix(".md").write_text(markdown(measured, about))
     return path
 
 

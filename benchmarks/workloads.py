@@ -65,6 +65,10 @@ class Workload:
     max_batch_rows: int
     ort_rows: tuple[int, ...]
 
+    @property
+    def input_bytes(self) -> int:
+        return sum(tensor.row_bytes for tensor in self.inputs)
+
     def request(self, feed: Feed) -> bytes:
         """The serialized ModelInferRequest, with raw contents."""
         request = ModelInferRequest(model_name=self.model)

@@ -68,7 +68,7 @@ class Mosec:
             "--log-level=warning",
         ]
         self._process = ServerProcess(arguments, environment, self._log)
-        zeros = bytes(sum(tensor.row_bytes for tensor in workload.inputs))
+        zeros = bytes(workload.input_bytes)
         self._process.start(lambda _: _answers(self.address, zeros))
 
     def wire(self, workload: Workload) -> Wire:

@@ -12,7 +12,18 @@ from rich.table import Table
 
 from benchmarks.measure import Figures
 from benchmarks.perf_analyzer import Analysis
-from benchmarks.report import analysis_table, load_table, ratios, share_of_limit, write_json
+from benchmarks.picture import draw, wanted
+from benchmarks.report import (
+    analysis_table,
+    document,
+    load_name,
+    load_table,
+    markdown,
+    measured_in_order,
+    ratios,
+    share_of_limit,
+    write,
+)
 from benchmarks.rounds import Case, Measured, medians
 
 
@@ -31,6 +42,7 @@ MEASURED: Measured = {
 ANALYSIS = Analysis("identity", 16, True, 1234.0, 1.5, 2.5, answered=4321)
 
 
+NOW = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
 TWO_REPLICAS = Case("convolutional", 64, "Tideserve, 2 replicas", instances=2)
 ONE_REPLICA = Case("convolutional", 64, "Tideserve, 1 replica", instances=1)
 COMPUTED: Measured = {
@@ -94,15 +106,47 @@ def test_the_analyses_are_drawn_with_their_kind_of_call() -> None:
 
 
 def test_the_json_file_holds_every_round(tmp_path: Path) -> None:
-    now = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
-    path = write_json(tmp_path / "bench", MEASURED, [ANALYSIS], seconds=5.0, now=now)
+    about = document(MEASURED, [ANALYSIS], seconds=5.0, now=NOW)
+    path = write(tmp_path / "bench", MEASURED, about, NOW)
     assert path.name == "20300102-030405.json"
-    document = json.loads(path.read_text())
-    assert document["taken_at"] == "2030-01-02T03:04:05+00:00"
-    assert document["machine"]["cores"] >= 1
-    first = document["cases"][0]
-    assert (first["workload"], first["callers"]) == ("identity", 64)
+    read = json.loads(path.read_text())
+    assert read["taken_at"] == "2030-01-02T03:04:05+00:00"
+    assert read["machine"]["cores"] >= 1
+    first = read["cases"][0]
+    assert (first["workload"], first["load"]) == ("identity", "64 callers")
+    assert (first["request_bytes"], first["max_batch_size"]) == (64, 64)
     assert first["server"] == "Tideserve, 1 replica"
     assert first["median"]["requests_per_s"] == 1000.0
     assert len(first["rounds"]) == 3
-    assert document["perf_analyzer"][0]["answered"] == 4321
+    assert read["perf_analyzer"][0]["answered"] == 4321
+
+
+def test_the_markdown_has_the_cells_of_the_table_and_what_they_were_taken_with() -> None:
+    text = markdown(COMPUTED, document(COMPUTED, [], seconds=5.0, now=NOW))
+    assert "- convolutional: 110,592 bytes a request, max_batch_size 8" in text
+    assert "rounds of about 5 s" in text
+    row = next(line for line in text.splitlines() if "Tideserve, 2 replicas" in line)
+    assert row.startswith("| convolutional | 64 callers | Tideserve, 2 replicas | 720 |")
+    assert row.endswith("| 0.90 |")
+
+
+def test_open_loops_come_after_callers_and_have_no_ratio() -> None:
+    half = Case("identity", 0, "Triton, 1 instance, 0 us delay", open_percent=50)
+    measured = {half: [figures(250.0)], **MEASURED}
+    assert ratios(measured, half) == (None, None)
+    names = [load_name(case) for case, _ in measured_in_order(measured)]
+    assert names == ["64 callers", "64 callers", "64 callers", "1 caller", "open 50%", "bare"]
+
+
+def test_a_picture_is_drawn_of_the_most_callers_and_the_limit(tmp_path: Path) -> None:
+    about = document(COMPUTED, [], seconds=5.0, now=NOW)
+    shown = [case["server"] for case in wanted(about, "convolutional", 64)]
+    assert shown == [
+        "Tideserve, 2 replicas",
+        "Tideserve, 1 replica",
+        "ONNX Runtime, batches of 8",
+    ]
+    assert draw(about, tmp_path / "out.png")
+    assert (tmp_path / "out.png").stat().st_size > 1000
+    assert not draw({**about, "cases": []}, tmp_path / "none.png")
+    assert not (tmp_path / "none.png").exists()
