@@ -24,7 +24,7 @@ from benchmarks.peers.triton import Triton
 from benchmarks.perf_analyzer import CONCURRENCIES, SHARED_CONCURRENCY, Analysis, analyze
 from benchmarks.picture import draw
 from benchmarks.report import analysis_table, document, load_table, write
-from benchmarks.rounds import Entry, Measured, run_open, run_rounds
+from benchmarks.rounds import Entry, Run
 from benchmarks.workloads import WORKLOADS, Workload
 
 FOLDER: Final = Path(__file__).resolve().parents[1] / ".cache" / "bench"
@@ -48,36 +48,39 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(arguments)
     for name in _left_out(options):
         console.print(f"left out, not installed: {name} (make bench-setup)", style="yellow")
-    measured: Measured = {}
+    run = Run(options.seconds, console.log)
     analyses: list[Analysis] = []
     entries = [entry(WORKLOADS[name], options) for name in options.workloads]
-    rounds, seconds = options.rounds, options.seconds
     try:
         if "load" in options.parts:
-            run_rounds(entries, rounds, seconds, measured, console.log)
+            run.closed(entries, options.rounds)
         if "open" in options.parts:
-            run_open(entries, options.open, rounds, seconds, measured, console.log)
+            run.open(entries, options.open, options.open_rounds)
         if "perf_analyzer" in options.parts:
             for name in options.analyzed:
                 _analyze(WORKLOADS[name], options, analyses, console)
     except BenchmarkError as error:
-        console.print(f"[bold red]failed:[/] {escape(str(error))}", highlight=False)
-        return 1
+        run.failures.append(str(error))
     finally:
-        if measured:
-            console.print(load_table(measured))
-        if analyses:
-            console.print(analysis_table(analyses))
-        now = datetime.now(UTC)
-        about = document(measured, analyses, seconds, now)
-        path = write(FOLDER, measured, about, now)
-        written = [path, path.with_suffix(".md")]
-        if draw(about, path.with_suffix(".png")):
-            written.append(path.with_suffix(".png"))
-        console.print(
-            "every round: " + ", ".join(map(str, written)), highlight=False, soft_wrap=True
-        )
-    return 0
+        _report(run, analyses, console)
+    for failure in run.failures:
+        console.print(f"[bold red]failed:[/] {escape(failure)}", highlight=False)
+    return 1 if run.failures else 0
+
+
+def _report(run: Run, analyses: list[Analysis], console: Console) -> None:
+    """Prints and writes what there is, also of a run that was stopped."""
+    if run.measured:
+        console.print(load_table(run.measured))
+    if analyses:
+        console.print(analysis_table(analyses))
+    now = datetime.now(UTC)
+    about = document(run.measured, analyses, run.seconds, now)
+    path = write(FOLDER, run.measured, about, now)
+    written = [path, path.with_suffix(".md")]
+    if draw(about, path.with_suffix(".png")):
+        written.append(path.with_suffix(".png"))
+    console.print("every round: " + ", ".join(map(str, written)), highlight=False, soft_wrap=True)
 
 
 def _analyze(
@@ -152,7 +155,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The options; those of what may be missing are None where they were not given."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--rounds", type=_positive_int, default=2)
-    parser.add_argument("--seconds", type=_positive_float, default=2.0, help="of each run")
+    parser.add_argument("--seconds", type=_positive_float, default=1.0, help="of each run")
     parser.add_argument("--peers", type=_names(PEERS), help=",".join(PEERS))
     parser.add_argument("--parts", type=_names(PARTS), help=",".join(PARTS))
     parser.add_argument(
@@ -168,6 +171,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--open", type=_counts, default=[50, 80, 95], help="percents of capacity, 50,80,95"
     )
+    parser.add_argument("--open-rounds", type=_positive_int, default=1)
     light, computing = (",".join(map(str, default_setups(computes))) for computes in (False, True))
     for name in _BATCHING:
         parser.add_argument(

@@ -20,6 +20,8 @@ _PATH: Final = "/inference"
 _COUNTER: Final = re.compile(
     rf'^mosec_service_throughput_total\{{code="200",endpoint="{_PATH}"\}} (\S+)$', re.MULTILINE
 )
+# As long as the others: by default it gives up a request after 3 s.
+_TIMEOUT_MS: Final = 60_000
 _NUMPY_TYPES: Final = {"FP32": "float32", "INT64": "int64"}
 
 
@@ -66,6 +68,7 @@ class Mosec:
             "--address=127.0.0.1",
             f"--port={self.address.rpartition(':')[2]}",
             "--log-level=warning",
+            f"--timeout={_TIMEOUT_MS}",
         ]
         self._process = ServerProcess(arguments, environment, self._log)
         zeros = bytes(workload.input_bytes)
