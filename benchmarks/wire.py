@@ -29,6 +29,16 @@ class Target:
     is_http1: bool
 
 
+def infer_target(address: str, message: bytes) -> Target:
+    """A serialized ModelInferRequest to a gRPC server."""
+    return Target(
+        url=f"http://{address}{INFER_PATH}",
+        headers=("content-type: application/grpc", "te: trailers"),
+        body=frame(message),
+        is_http1=False,
+    )
+
+
 class Wire(Protocol):
     """An open way to one workload on one server.
 
@@ -63,12 +73,7 @@ class GrpcWire:
         )
 
     def target(self, feed: Feed) -> Target:
-        return Target(
-            url=f"http://{self._address}{INFER_PATH}",
-            headers=("content-type: application/grpc", "te: trailers"),
-            body=frame(self._workload.request(feed)),
-            is_http1=False,
-        )
+        return infer_target(self._address, self._workload.request(feed))
 
     def send(self, feed: Feed) -> Callable[[], bytes]:
         call = self._infer.future(self._workload.request(feed), timeout=_CALL_TIMEOUT_S)

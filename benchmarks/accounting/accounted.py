@@ -19,6 +19,7 @@ from benchmarks.accounting.threads import thread_cpu_s
 from benchmarks.errors import ServerFailedError
 from benchmarks.h2load import Callers, send
 from benchmarks.process import ServerProcess, free_port
+from benchmarks.wire import infer_target
 from tideserve.client import Client
 from tideserve.v1.inference_pb2 import ModelInferRequest
 
@@ -91,11 +92,12 @@ class AccountedServer:
     def account(self, callers: Callers, seconds: float) -> Account:
         """Loads it for about so many seconds."""
         message = self._request()
+        target = infer_target(self.address, message)
         warm_up = max(callers.count, min(_WARM_UP_REQUESTS, _WARM_UP_BYTES // len(message)))
-        rate = send(self.address, message, warm_up, callers).requests_per_s
+        rate = send(target, warm_up, callers).requests_per_s
         requests = max(callers.count, round(rate * seconds))
         before = self._read()
-        load = send(self.address, message, requests, callers)
+        load = send(target, requests, callers)
         after = self._read()
         return _account(before, after, requests, load.requests_per_s)
 

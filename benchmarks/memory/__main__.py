@@ -26,8 +26,10 @@ import typer
 
 from benchmarks.errors import ServerFailedError
 from benchmarks.h2load import MANY_CALLERS, send
+from benchmarks.models.repository import EXAMPLES
 from benchmarks.process import ServerProcess, free_port
-from benchmarks.workloads import IDENTITY, MODELS
+from benchmarks.wire import infer_target
+from benchmarks.workloads import IDENTITY
 
 _TELL_TIMEOUT_S: Final = 30.0
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
@@ -52,12 +54,12 @@ def main(
     front: Annotated[str, typer.Option(help="native or grpcio.")] = "native",
 ) -> None:
     """Measures and prints."""
-    message = IDENTITY.request(IDENTITY.random_row(np.random.default_rng(0)))
+    message = IDENTITY.request(IDENTITY.random_feed(np.random.default_rng(0)))
     with _serving(front) as server:
         readings = [server.resident(0)]
         for sent in range(0, requests, step):
             now = min(step, requests - sent)
-            send(server.address, message, now, MANY_CALLERS)
+            send(infer_target(server.address, message), now, MANY_CALLERS)
             readings.append(server.resident(sent + now))
             typer.echo(f"{readings[-1]}", err=True)
     typer.echo(table(readings))
@@ -65,9 +67,9 @@ def main(
         with _serving(front) as server:
             server.tell()
             # Until the windows of learned latencies are full, of rare batch sizes too.
-            send(server.address, message, traced, MANY_CALLERS)
+            send(infer_target(server.address, message), traced, MANY_CALLERS)
             server.tell()
-            send(server.address, message, traced, MANY_CALLERS)
+            send(infer_target(server.address, message), traced, MANY_CALLERS)
             grown, lines = server.tell()
         typer.echo(
             f"\nfrontend, tracemalloc: {grown:,} bytes more after {traced:,} more requests "
@@ -138,7 +140,7 @@ class _Server:
 def _serving(front: str) -> Iterator[_Server]:
     with tempfile.TemporaryDirectory(prefix="tideserve-memory-") as name:
         folder = Path(name)
-        shutil.copytree(MODELS / IDENTITY.model, folder / "models" / IDENTITY.model)
+        shutil.copytree(EXAMPLES / IDENTITY.model, folder / "models" / IDENTITY.model)
         address = f"127.0.0.1:{free_port()}"
         arguments = [
             *(sys.executable, "-m", "benchmarks.memory.server", str(folder / "told.json"), "serve"),
