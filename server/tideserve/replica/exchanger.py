@@ -177,9 +177,11 @@ class Exchanger:
                 continue
             self._accept(call, answer, sent_s)
             break
-        with self._lock:
-            other = self._link_wake if worker is Worker.COMPUTE else self._compute_wake
-            other.notify()
+        # The compute thread looks after the link thread in `run`: waking it here, too, would
+        # be two thread switches a batch for nothing.
+        if worker is Worker.LINK:
+            with self._lock:
+                self._compute_wake.notify()
 
     def _answer(self, call: Call, message: bytes) -> Answer:
         answer = read_answer(self._caller.exchange(message), self._arena)
