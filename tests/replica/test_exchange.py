@@ -117,6 +117,21 @@ def test_a_refused_newest_call_ends_the_life() -> None:
     assert not state.on_refused(1, repeated=False)
 
 
+def test_outcomes_of_an_overtaken_call_do_not_wait_for_work_to_come() -> None:
+    """Every caller may be waiting for them."""
+    state = computing()
+    assert state.next_for_link() == Call(3, (), want=True)
+    state.on_answer(Answer(3, lease(3)))
+    state.on_finished(b"two", SLOW_S)
+    assert state.next_for_compute() == Compute(lease(3))
+    assert state.next_for_link() == Call(4, (b"two",), want=True)
+    state.on_finished(b"three", SLOW_S)
+    assert state.next_for_compute() == Call(5, (b"three",), want=True)
+    assert state.on_refused(4, repeated=False)
+    assert state.link_has_work()
+    assert state.next_for_link() == Call(6, (b"two",), want=False)
+
+
 def test_outcomes_of_an_overtaken_call_travel_with_the_next() -> None:
     state = computing()
     state.next_for_link()
@@ -524,6 +539,15 @@ class Exchanges(RuleBasedStateMachine):
         kept = {int(outcome) for outcome in (*carried, *waiting)}
         now = {self.state.computing.lease_id} if self.state.computing is not None else set()
         assert set(self.computed) == self.front.outcomes | kept | now
+
+    @invariant()
+    def no_outcome_waits_for_a_call_that_waits_for_work(self) -> None:
+        """There may be no work before that outcome is known."""
+        trip = self.trips.get(Worker.COMPUTE)
+        if self.over or not self.state._outcomes or trip is None or Worker.LINK in self.trips:
+            return
+        waits = trip.call.want and self.state.is_newest(trip.call.sequence)
+        assert not waits or self.state.link_has_work()
 
     def teardown(self) -> None:
         """A replica that left handed every outcome over, and computed all it was given."""

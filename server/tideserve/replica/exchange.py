@@ -209,7 +209,11 @@ class ExchangeState:
             return None
         # The compute thread waits in a call though there is a lease to compute, or though
         # none is wanted any more: a newer call frees it.
-        return want if self._leases or self.draining else None
+        if self._leases or self.draining:
+            return want
+        # Or there are outcomes, of a call that it overtook: all callers may wait for these, so
+        # that no work comes to end its call.
+        return False if self._outcomes else None
 
     def _call(self, worker: Worker, *, want: bool) -> Call:
         self._sequence += 1
