@@ -4,6 +4,7 @@ import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 from tritonclient import grpc as triton
@@ -55,12 +56,15 @@ def test_the_image_runs_without_root_and_is_asked_for_its_health(image: str) -> 
 
 def test_docker_run_serves_is_healthy_heals_itself_and_stops_gracefully(container: str) -> None:
     eventually(lambda: inspect(container)["State"]["Health"]["Status"] == "healthy", timeout_s=60)
-    (port,) = inspect(container)["NetworkSettings"]["Ports"]["8001/tcp"]
+    published = inspect(container)["NetworkSettings"]["Ports"]
+    (port,), (http_port,) = published["8001/tcp"], published["8002/tcp"]
     with triton.InferenceServerClient(f"127.0.0.1:{port['HostPort']}") as client:
         # Healthy is the server; its model may still be loading.
         eventually(lambda: client.is_model_ready("identity"), timeout_s=30)
         check_identity(client)
         assert "identity" in execute(container, "tideserve", "replicas", "--json")
+        # Nobody is root in there, and large tensors are shared all the same.
+        assert "tideserve_arenas 1.0" in scrape(http_port["HostPort"])
         # Its replicas become children of PID 1, which has to wait for them when they end.
         execute(container, "/opt/tideserve/bin/python", "-c", _KILL, "tideserve.autoscaler")
         check_identity(client)
@@ -72,6 +76,12 @@ def test_docker_run_serves_is_healthy_heals_itself_and_stops_gracefully(containe
     subprocess.run(["docker", "stop", "--time=30", container], check=True, capture_output=True)
     state = inspect(container)["State"]
     assert (state["ExitCode"], state["OOMKilled"]) == (0, False)
+
+
+def scrape(port: str) -> str:
+    with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        text: str = answer.read().decode()
+    return text
 
 
 def execute(container: str, *command: str) -> str:

@@ -11,11 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.request import urlopen
 
+import numpy as np
 import pytest
 
 from tests.e2e.load import Load
 from tests.e2e.model_folder import write_model
 from tests.e2e.server import Server, wait_until
+from tideserve.client import Client, ModelError
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
@@ -39,6 +41,25 @@ class Model:
     def infer(self, inputs):
         time.sleep(0.002)
         return {"OUT": inputs["IN"]}
+
+    def unload(self):
+        pass
+"""
+SIZED_CONFIG = """
+backend: "python"
+max_batch_size: 1
+input { name: "IN" data_type: TYPE_INT32 dims: [ 1 ] }
+output { name: "OUT" data_type: TYPE_UINT8 dims: [ -1 ] }
+"""
+SIZED = """
+import numpy as np
+
+class Model:
+    def load(self, context):
+        pass
+
+    def infer(self, inputs):
+        return {"OUT": np.ones((1, int(inputs["IN"][0, 0])), np.uint8)}
 
     def unload(self):
         pass
@@ -135,3 +156,18 @@ async def kill_a_caller(server: Server, after_s: float) -> None:
     await asyncio.sleep(after_s)
     caller.kill()
     await caller.wait()
+
+
+def test_an_answer_that_is_too_large_to_send_fails_alone_wherever_it_lies(
+    start_server: Callable[..., Server], tmp_path: Path
+) -> None:
+    """The memory has room for it, and a message has not."""
+    write_model(tmp_path / "repository", "sized", SIZED_CONFIG, SIZED)
+    server = start_server(tmp_path / "repository", f"--max-message-bytes={1 << 20}")
+    with Client(server.address) as client, client.stream() as stream:
+        for size in (100_000, 5_000_000, 200_000):
+            stream.send("sized", {"IN": np.array([[size]], np.int32)})
+        assert stream.receive(20).outputs["OUT"].size == 100_000
+        with pytest.raises(ModelError, match="too large to send"):
+            stream.receive(20)
+        assert stream.receive(20).outputs["OUT"].size == 200_000

@@ -78,10 +78,15 @@ def test_places_are_freed_when_leases_are_no_longer_held(arena: Arena) -> None:
     assert arena.place(3, [[half]]) == first
 
 
-def test_a_lease_that_is_placed_again_takes_no_more(arena: Arena) -> None:
-    first = arena.place(1, [[bytes(CAPACITY_BYTES)]])
-    assert arena.place(1, [[b"again", bytes(CAPACITY_BYTES - 5)]]) == first
-    assert arena.used_bytes == CAPACITY_BYTES
+def test_a_lease_that_is_placed_again_stays_as_it_is(arena: Arena) -> None:
+    """A replica may be reading it: its second copy is not even written."""
+    replica = open_arena(arena.message())
+    assert replica is not None
+    first = arena.place(1, [[b"first"]])
+    assert first is not None
+    assert arena.place(1, [[b"again"]]) == first
+    assert bytes(replica.tensor(first[0], 5)) == b"first"
+    assert arena.used_bytes == 64
 
 
 def test_pages_go_back_when_nothing_was_held_for_long(arena: Arena) -> None:
@@ -94,14 +99,53 @@ def test_pages_go_back_when_nothing_was_held_for_long(arena: Arena) -> None:
     arena.tend(HELD, 100.0)
     arena.tend({}, 100.0 + TRIM_AFTER_S / 2)
     assert file_bytes(arena) > 2 * CAPACITY_BYTES
-    arena.tend({}, 100.0 + TRIM_AFTER_S)
-    assert file_bytes(arena) <= 4096
+    for windows in (1, 2):
+        arena.tend({}, 100.0 + windows * TRIM_AFTER_S)
+    # The page of the key, and one that belongs to both halves.
+    assert file_bytes(arena) <= 2 * 4096
     # The key and what comes later are as they were.
     again = open_arena(arena.message())
     place = arena.place(2, [[b"later"]])
     assert again is not None
     assert place is not None
     assert bytes(again.tensor(place[0], 5)) == b"later"
+
+
+def test_pages_of_a_burst_go_back_though_small_leases_are_always_held(arena: Arena) -> None:
+    replica = open_arena(arena.message())
+    assert replica is not None
+    small = arena.place(1, [[b"small"]])
+    arena.place(2, [[bytes(CAPACITY_BYTES - 64)]])
+    assert small is not None
+    for windows in range(1, 4):
+        arena.tend(HELD, 100.0 + windows * TRIM_AFTER_S)
+    assert file_bytes(arena) <= 2 * 4096
+    assert bytes(replica.tensor(small[0], 5)) == b"small"
+
+
+def test_a_copy_stays_when_its_place_is_used_again(arena: Arena) -> None:
+    replica = open_arena(arena.message())
+    assert replica is not None
+    outbox = Outbox(replica)
+    offsets = outbox.put([b"x" * MIN_BYTES])
+    assert offsets is not None
+    copied = arena.copy_of(offsets[0], MIN_BYTES)
+    replica.write(offsets[0], bytes(MIN_BYTES))
+    assert bytes(copied) == b"x" * MIN_BYTES
+
+
+def test_a_system_that_takes_no_pages_back_changes_nothing(
+    arena: Arena, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Memory:
+        def madvise(self, *_: int) -> None:
+            raise OSError(38, "Function not implemented")
+
+    arena.place(1, [[bytes(CAPACITY_BYTES)]])
+    monkeypatch.setattr(arena, "_memory", Memory())
+    for windows in range(1, 4):
+        arena.tend({}, 100.0 + windows * TRIM_AFTER_S)
+    assert arena.used_bytes == 0
 
 
 def test_outputs_elsewhere_are_refused(arena: Arena) -> None:

@@ -27,6 +27,11 @@ class Extents:
         """Of all that is taken."""
         return sum(stop - start for start, stop in list(self._taken))
 
+    @property
+    def end(self) -> int:
+        """Of the last that is taken."""
+        return self._taken[-1][1] if self._taken else self._begin
+
     def take(self, size_bytes: int) -> int | None:
         """The offset of so many free bytes, aligned; None: there is no such room."""
         size_bytes = aligned(size_bytes)

@@ -95,7 +95,7 @@ def open_arena(message: replica_pb2.Arena) -> Arena | None:
     """Maps it. None where this process cannot: another machine, container or user."""
     try:
         return Arena(_map(message), message.outcome_begin, message.end)
-    except (OSError, ArenaError) as error:
+    except (OSError, ValueError, ArenaError) as error:
         _LOG.info("tensors travel in messages, for the frontend's memory is not shared: %s", error)
         return None
 

@@ -87,7 +87,7 @@ def serve(
 ) -> None:
     """Serve a model repository over gRPC."""
     _log(log_level)
-    keep_freed_memory()
+    keep_freed_memory(os.environ)
     try:
         app = App(
             ServeSettings(

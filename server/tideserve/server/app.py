@@ -14,6 +14,7 @@ from tideserve.server.core.scheduler import Scheduler
 from tideserve.server.dispatcher import Dispatcher
 from tideserve.server.front.address import host_port
 from tideserve.server.front.select import choose, make_front
+from tideserve.server.heap import IdleHeap
 from tideserve.server.http import HttpServer
 from tideserve.server.mailbox import Mailbox
 from tideserve.server.metrics import make_registry
@@ -76,7 +77,9 @@ class App:
             settings.front,
         )
         self._mailbox = Mailbox(self._front)
-        self._arenas = Arenas(settings.arena_bytes)
+        # What an outcome may have is what a message may have, wherever it lies: the front sends no
+        # larger answer, and says so too late.
+        self._arenas = Arenas(min(settings.arena_bytes, settings.front.max_message_bytes))
         self._regions = self._make_regions()
         self._services = self._make_services(version)
         self._http = HttpServer(
@@ -96,6 +99,7 @@ class App:
         self._autoscaler: AutoscalerChild | None = None
         self._next_poll_s = 0.0
         self._next_chores_s = 0.0
+        self._heap = IdleHeap()
         self._next_sweep_s = 0.0
         self._stop_signals = 0
 
@@ -140,6 +144,7 @@ class App:
                 self._poll()
                 self._sweep()
                 self._say_ready()
+                self._heap.tend(self._services.inference.requests, self._clock())
         self._stop(self._dispatcher, self._autoscaler)
 
     def request_stop(self) -> None:

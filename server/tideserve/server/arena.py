@@ -13,6 +13,7 @@ import mmap
 import os
 import secrets
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Final
 
 from tideserve.server.wire import Buffer
@@ -39,9 +40,11 @@ class Arena:
         self._outcome_begin = self._lease_begin + aligned(capacity_bytes)
         self._end = self._outcome_begin + aligned(capacity_bytes)
         self._leases = Extents(self._lease_begin, self._outcome_begin)
-        self._places: dict[int, int] = {}
-        self._is_touched = False
-        self._used_s = 0.0
+        self._places: dict[int, list[int]] = {}
+        # Pages are in use up to these two, and leases needed them, of late, up to the third.
+        self._leases_end = self._needed_end = self._lease_begin
+        self._touched_end = self._outcome_begin
+        self._used_s = self._trimmed_s = 0.0
         self._file = os.memfd_create("tideserve-arena", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             os.ftruncate(self._file, self._end)
@@ -60,13 +63,14 @@ class Arena:
         return self._leases.used_bytes
 
     def on_mapped(self) -> None:
-        """The replica says that it has it: nobody opens the file again."""
+        """The replica says that it has it, and needs no path to it any more."""
         if not self.is_mapped:
             self.is_mapped = True
             os.close(self._file)
 
     def message(self) -> replica_pb2.Arena:
         """For Welcome. The path is one that this user's processes on this machine can open."""
+        assert not self.is_mapped, "the path is closed"
         return replica_pb2.Arena(
             path=f"/proc/{os.getpid()}/fd/{self._file}",
             key=self._key,
@@ -76,34 +80,40 @@ class Arena:
         )
 
     def tend(self, held: Mapping[int, object], now_s: float) -> None:
-        """Frees the places of all leases but those that the replica still holds; gives the
-        pages back to the system when it has held none for long."""
+        """Frees the places of all leases but those that the replica still holds, and gives back
+        pages that nothing needed for a while."""
         for lease_id in [lease_id for lease_id in self._places if lease_id not in held]:
-            self._leases.free(self._places.pop(lease_id))
+            self._leases.free(self._places.pop(lease_id)[0])
         if held:
             self._used_s = now_s
-        elif self._is_touched and now_s - self._used_s >= TRIM_AFTER_S:
-            # No outcome is on its way either: those of leases not held are dropped.
-            self._is_touched = False
-            self._memory.madvise(mmap.MADV_REMOVE, mmap.PAGESIZE)
+        elif self._touched_end > self._outcome_begin and now_s - self._used_s >= TRIM_AFTER_S:
+            # No outcome is on its way: those of leases not held are dropped.
+            self._remove(self._outcome_begin, self._touched_end)
+            self._touched_end = self._outcome_begin
+        if now_s - self._trimmed_s >= TRIM_AFTER_S:
+            self._trimmed_s = now_s
+            self._remove(self._needed_end, self._leases_end)
+            self._leases_end, self._needed_end = self._needed_end, self._leases.end
 
     def place(self, lease_id: int, tensors: Sequence[Sequence[Buffer]]) -> list[int] | None:
         """Writes a lease's tensors, each the join of its pieces; their offsets, or None where
-        there is no room. A lease that is placed again (its answer was lost) moves."""
-        earlier = self._places.pop(lease_id, None)
-        if earlier is not None:
-            self._leases.free(earlier)
+        there is no room. One that is placed already (its answer was lost) stays as it is: the
+        replica may be reading it."""
+        placed = self._places.get(lease_id)
+        if placed is not None:
+            return placed
         sizes = [sum(map(len, pieces)) for pieces in tensors]
         at = self._leases.take(sum(map(aligned, sizes)))
         if at is None:
             return None
-        self._is_touched = True
-        self._places[lease_id] = at
         offsets = []
         for pieces, size_bytes in zip(tensors, sizes, strict=True):
             offsets.append(at)
             self._write(at, pieces)
             at += aligned(size_bytes)
+        self._places[lease_id] = offsets
+        self._needed_end = max(self._needed_end, at)
+        self._leases_end = max(self._leases_end, at)
         return offsets
 
     def output(self, offset: int, size_bytes: int) -> memoryview:
@@ -113,18 +123,25 @@ class Arena:
                 f"expected an output between {self._outcome_begin} and {self._end} of the arena, "
                 f"got {size_bytes} bytes at {offset}"
             )
-        self._is_touched = True
+        self._touched_end = max(self._touched_end, offset + size_bytes)
         return self._view[offset : offset + size_bytes].toreadonly()
 
-    @property
-    def copied(self) -> "CopiedOutputs":
-        """The same, for what is read later than the arena holds it."""
-        return CopiedOutputs(self)
+    def copy_of(self, offset: int, size_bytes: int) -> memoryview:
+        """As `output`, for what is read later than the replica keeps it."""
+        return memoryview(bytes(self.output(offset, size_bytes)))
 
     def close(self) -> None:
         """The memory goes with the last view of it."""
         if not self.is_mapped:
             os.close(self._file)
+
+    def _remove(self, begin: int, end: int) -> None:
+        """Gives whole pages back to the system; what is read there from now on is 0."""
+        begin = -(-begin // mmap.PAGESIZE) * mmap.PAGESIZE
+        if end > begin:
+            # gVisor knows no MADV_REMOVE: there the pages stay.
+            with suppress(OSError):
+                self._memory.madvise(mmap.MADV_REMOVE, begin, end - begin)
 
     def _write(self, at: int, pieces: Sequence[Buffer]) -> None:
         view = self._view
@@ -132,17 +149,6 @@ class Arena:
             end = at + len(piece)
             view[at:end] = piece
             at = end
-
-
-class CopiedOutputs:
-    """An arena's outputs, as copies."""
-
-    def __init__(self, arena: Arena) -> None:
-        self._arena = arena
-
-    def output(self, offset: int, size_bytes: int) -> memoryview:
-        """As `Arena.output`."""
-        return memoryview(bytes(self._arena.output(offset, size_bytes)))
 
 
 class Arenas:

@@ -4,7 +4,7 @@ Rows are the first dimension and tensors row-major, so a batch is its callers' b
 and an answer a slice of the batch's.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from math import prod
 from typing import Final, NamedTuple, Protocol
@@ -19,17 +19,14 @@ from tideserve.v1.arena import MIN_BYTES
 from tideserve.v1.inference_pb2 import ModelInferResponse
 from tideserve.v1.replica_pb2 import ExchangeResponse, Lease, Tensor
 
+# Where an outcome's tensor lies in an arena: offset and bytes. Raises ValueError.
+Reader = Callable[[int, int], memoryview]
+
 
 class LeaseMemory(Protocol):
     """`Arena`, to a batch on its way out."""
 
     def place(self, lease_id: int, tensors: Sequence[Sequence[Buffer]]) -> list[int] | None: ...
-
-
-class OutputMemory(Protocol):
-    """`Arena`, to a batch that came back."""
-
-    def output(self, offset: int, size_bytes: int) -> memoryview: ...
 
 
 def encode_lease(
@@ -89,13 +86,13 @@ class OutputTensor:
     __slots__ = ("_batched", "_data", "_offsets", "_row_bytes", "datatype", "name", "shape")
 
     def __init__(
-        self, tensor: Tensor, spec: ModelSpec, rows: int, arena: OutputMemory | None = None
+        self, tensor: Tensor, spec: ModelSpec, rows: int, read: Reader | None = None
     ) -> None:
         """Raises `ValueError` when rows or bytes do not add up (a replica's mistake)."""
         self.name = tensor.name
         self.datatype = tensor.datatype
         self.shape = tuple(tensor.shape)
-        self._data = _data(tensor, arena)
+        self._data = _data(tensor, read)
         self._row_bytes = 0
         self._offsets: list[int] | None = None
         self._batched = spec.max_batch_size > 0
@@ -154,12 +151,12 @@ class OutputTensor:
         return None if self._offsets is not None else rows * self._row_bytes
 
 
-def _data(tensor: Tensor, arena: OutputMemory | None) -> memoryview:
+def _data(tensor: Tensor, read: Reader | None) -> memoryview:
     if not tensor.arena_bytes:
         return memoryview(tensor.data)
-    if arena is None:
+    if read is None:
         raise ValueError(f"output '{tensor.name}': expected its data, got a place in an arena")
-    return arena.output(tensor.arena_offset, tensor.arena_bytes)
+    return read(tensor.arena_offset, tensor.arena_bytes)
 
 
 class _Frame(NamedTuple):
@@ -178,12 +175,12 @@ class BatchOutputs:
         tensors: Sequence[Tensor],
         spec: ModelSpec,
         rows: int,
-        arena: OutputMemory | None = None,
+        read: Reader | None = None,
     ) -> None:
         """Raises `ValueError` as `OutputTensor`. What lies in an arena stays there, and is read
         until the Exchange that brought it is answered."""
         self._spec = spec
-        self._tensors = {tensor.name: OutputTensor(tensor, spec, rows, arena) for tensor in tensors}
+        self._tensors = {tensor.name: OutputTensor(tensor, spec, rows, read) for tensor in tensors}
         self._order = tuple(t.name for t in spec.outputs if t.name in self._tensors)
         self._frames: dict[tuple[int, int | None, tuple[str, ...], bool], _Frame] = {}
 

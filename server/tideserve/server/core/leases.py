@@ -28,8 +28,8 @@ class Lease:
     started_s: float
     sole: bool
     """A suspect's: the replica gets nothing beside it."""
-    call_id: int
-    """The Exchange that carried it, the last one where it was repeated."""
+    call_id: int | None
+    """The Exchange that carried it; None: it was carried by several."""
     prefetched: bool = False
     outputs: object = None
     """The dispatcher's: what came for it, opaque here."""

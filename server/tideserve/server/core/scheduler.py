@@ -185,7 +185,9 @@ class Scheduler:
         if exchange.sequence == last:
             lease = replica.last_lease
             if lease is not None and lease.lease_id in replica.leases:
-                lease.call_id = exchange.call_id
+                # The replica may have it from the first answer, whatever becomes of this one:
+                # only its outcome or the life's end returns it.
+                lease.call_id = None
                 dispatch = Dispatch(exchange.call_id, last, lease, replica.last_dropped)
                 return [*actions, dispatch]
         else:

@@ -93,6 +93,11 @@ class InferenceService:
         self.stopping = False
 
     @property
+    def requests(self) -> int:
+        """That came for a model, since the start."""
+        return self._requests
+
+    @property
     def open_calls(self) -> int:
         """Calls without their answer."""
         return len(self._unary) + sum(bool(stream.slots) for stream in self._streams.values())

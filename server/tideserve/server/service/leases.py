@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from tideserve.server.arena import Arena
-from tideserve.server.batch import BatchOutputs, OutputMemory, encode_lease
+from tideserve.server.batch import BatchOutputs, encode_lease
 from tideserve.server.core.actions import Dispatch, FailureCause
 from tideserve.server.core.leases import Lease as CoreLease
 from tideserve.server.core.leases import max_batch_time_s
@@ -51,7 +51,8 @@ def read_outcome(
 ) -> CoreOutcome:
     """The core's view of an outcome. What came is checked, kept with its lease and counted."""
     if lease.outputs is not None:
-        # Said twice in one Exchange: the core drops the second.
+        # Read before: said twice in one Exchange, which the core drops, or of an Exchange that was
+        # overtaken and refused, whose outputs lie where they lay.
         return BatchDone(outcome.lease_id, outcome.infer_s)
     if outcome.WhichOneof("outcome") != "result":
         cause = _CAUSES.get(outcome.failure.kind, FailureCause.MODEL_ERROR)
@@ -62,12 +63,12 @@ def read_outcome(
             )
         return BatchFailed(outcome.lease_id, cause, outcome.failure.message)
     assert entry.spec is not None
-    memory: OutputMemory | None = arena
+    read = None if arena is None else arena.output
     if arena is not None and entry.spec.settings.batch.preserve_ordering:
-        # Answers may be held back for longer than the arena holds them.
-        memory = arena.copied
+        # Answers may be held back for longer than the arena holds their outputs.
+        read = arena.copy_of
     try:
-        outputs = BatchOutputs(outcome.result.outputs, entry.spec, lease.rows, memory)
+        outputs = BatchOutputs(outcome.result.outputs, entry.spec, lease.rows, read)
     except ValueError as error:
         return BatchFailed(outcome.lease_id, FailureCause.BAD_OUTPUT, str(error))
     missing = outputs.missing(_requested(lease.requests))
