@@ -265,7 +265,7 @@ def test_the_ends_of_a_range_pass_as_typed_contents_and_what_is_beyond_does_not(
     getattr(message.inputs[1].contents, CONTENTS[datatype])[1] = limits.max + 1
     code, sentence = caller.refusal(INFER_PATH, message)
     assert code is grpc.StatusCode.INVALID_ARGUMENT
-    assert f"values that fit {datatype}" in sentence
+    assert f"does not fit {datatype}" in sentence
     assert str(limits.max + 1) in sentence
 
 
