@@ -176,8 +176,9 @@ def test_replicas_of_a_killed_server_leave_by_themselves(
     start_server: Callable[..., Server], slow: Path
 ) -> None:
     server = start_server(slow, "--replicas=2")
+    # Ready is the server with the first of them.
+    wait_until(lambda: len(server.ready_pids("slow")) == 2, 20, lambda: server.log)
     pids = server.ready_pids("slow")
-    assert len(pids) == 2
     server.send(signal.SIGKILL)
     server.wait_end()
     assert all(psutil.pid_exists(pid) for pid in pids)
