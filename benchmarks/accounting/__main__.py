@@ -13,7 +13,7 @@ from typing import Annotated, Final
 
 import typer
 
-from benchmarks.accounting.accounted import Account, AccountedServer
+from benchmarks.accounting.accounted import Account, accounted
 from benchmarks.h2load import CALLERS, Callers
 
 # Elements of FP32: 64 bytes, 600 KB, 16 MB.
@@ -29,10 +29,11 @@ def main(
     """Measures and prints."""
     accounts: dict[str, Account] = {}
     for size, callers in map(_parse, runs.split(",")):
-        with tempfile.TemporaryDirectory() as folder:
-            server = AccountedServer(size, SIZES[size], Path(folder))
-            with server.running():
-                account = server.account(callers, seconds)
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            accounted(size, SIZES[size], Path(folder)) as server,
+        ):
+            account = server.account(callers, seconds)
         accounts[f"{size}, {callers.count} caller{'s'[: callers.count > 1]}"] = account
     typer.echo(table(accounts))
 

@@ -1,11 +1,5 @@
 """A server of one identity model, run under load, and what its clocks say of a request."""
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,17 +7,15 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from onnx import TensorProto, helper, save_model
 
 from benchmarks.accounting.threads import thread_cpu_s
-from benchmarks.errors import ServerFailedError
 from benchmarks.h2load import Callers, send
-from benchmarks.process import ServerProcess, free_port
+from benchmarks.models.onnx_file import Graph
+from benchmarks.telling import TellingServer, telling
 from benchmarks.wire import infer_target
 from tideserve.client import Client
 from tideserve.v1.inference_pb2 import ModelInferRequest
 
-_DUMP_TIMEOUT_S: Final = 5.0
 _WARM_UP_REQUESTS: Final = 1000
 _WARM_UP_BYTES: Final = 1 << 29
 
@@ -59,40 +51,15 @@ class _Reading:
 class AccountedServer:
     """A server of one identity model with one replica, and its clocks."""
 
-    def __init__(self, model: str, elements: int, folder: Path) -> None:
+    def __init__(self, server: TellingServer, model: str, elements: int) -> None:
+        self._server = server
         self._model = model
         self._elements = elements
-        self._folder = folder
-        self._totals = folder / "totals.json"
-        self.address = ""
-        self._process: ServerProcess | None = None
-        self._frontend = self._replica = 0
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """Starts it, and stops it at the end."""
-        write_identity(self._folder / "models" / self._model, self._elements)
-        self.address = f"127.0.0.1:{free_port()}"
-        arguments = [
-            *(sys.executable, "-m", "benchmarks.accounting.server", str(self._totals), "serve"),
-            str(self._folder / "models"),
-            f"--grpc-port={self.address.rpartition(':')[2]}",
-            "--http-port=0",
-            "--replicas=1",
-        ]
-        self._process = ServerProcess(arguments, {}, self._folder / "log")
-        self._process.start(lambda printed: "ready grpc=" in printed)
-        try:
-            self._frontend = self._process.pid
-            self._replica = self._replica_pid()
-            yield
-        finally:
-            self._process.stop()
 
     def account(self, callers: Callers, seconds: float) -> Account:
         """Loads it for about so many seconds."""
         message = self._request()
-        target = infer_target(self.address, message)
+        target = infer_target(self._server.address, message)
         warm_up = max(callers.count, min(_WARM_UP_REQUESTS, _WARM_UP_BYTES // len(message)))
         rate = send(target, warm_up, callers).requests_per_s
         requests = max(callers.count, round(rate * seconds))
@@ -109,16 +76,10 @@ class AccountedServer:
         return request.SerializeToString()
 
     def _read(self) -> _Reading:
-        self._totals.unlink(missing_ok=True)
-        os.kill(self._frontend, signal.SIGUSR1)
-        give_up_s = time.monotonic() + _DUMP_TIMEOUT_S
-        while not self._totals.exists():
-            if time.monotonic() > give_up_s:
-                raise ServerFailedError(f"the server wrote no totals within {_DUMP_TIMEOUT_S} s")
-            time.sleep(0.01)
-        said = json.loads(self._totals.read_text())
-        frontend, replica = thread_cpu_s(self._frontend), thread_cpu_s(self._replica)
-        with Client(self.address) as client:
+        server = self._server
+        said = server.tell()
+        frontend, replica = thread_cpu_s(server.frontend), thread_cpu_s(server.replica)
+        with Client(server.address) as client:
             (stats,) = client.statistics(self._model)
         return _Reading(
             stages_s=said["stages"],
@@ -131,18 +92,6 @@ class AccountedServer:
             infer_s=stats.compute_infer.total_s,
             output_s=stats.compute_output.total_s,
         )
-
-    def _replica_pid(self) -> int:
-        tideserve = str(Path(sys.executable).with_name("tideserve"))
-        out = subprocess.run(
-            [tideserve, "replicas", "--json", "--address", self.address],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        (replica,) = json.loads(out)
-        pid: int = replica["pid"]
-        return pid
 
 
 def _account(before: _Reading, after: _Reading, requests: int, requests_per_s: float) -> Account:
@@ -166,14 +115,12 @@ def _account(before: _Reading, after: _Reading, requests: int, requests_per_s: f
     return Account(requests_per_s, requests / batches, parts, replica_times)
 
 
-def write_identity(folder: Path, elements: int) -> None:
-    """A model of `IN` FP32 [elements] -> `OUT`, batches of up to 64 rows."""
-    (folder / "1").mkdir(parents=True)
-    node = helper.make_node("Identity", ["IN"], ["OUT"])
-    tensors = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", elements])
-        for name in ("IN", "OUT")
-    ]
-    graph = helper.make_graph([node], folder.name, tensors[:1], tensors[1:])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    save_model(model, folder / "1" / "model.onnx")
+@contextmanager
+def accounted(model: str, elements: int, folder: Path) -> Iterator[AccountedServer]:
+    """Serves `IN` FP32 [elements] -> `OUT`, in batches of up to 64 rows, until the end."""
+    graph = Graph()
+    graph.node("Identity", "IN", name="OUT")
+    tensor = ("FP32", [elements])
+    graph.write(folder / "models" / model / "1" / "model.onnx", {"IN": tensor}, {"OUT": tensor})
+    with telling("benchmarks.accounting.server", folder) as server:
+        yield AccountedServer(server, model, elements)

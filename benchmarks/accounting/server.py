@@ -5,39 +5,31 @@ far are written to FILE as JSON: CPU seconds by stage, each without the stages i
 wrapped are the seams between modules; what the stopwatch itself costs is said as well.
 """
 
-import json
-import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.accounting.stages import Stage, Stopwatch
+from benchmarks.telling import serve_telling
 
 _CLOCK: Final = time.thread_time
 
 
 def main() -> None:
     """Wraps, then hands argv to the command line."""
-    from tideserve.cli.__main__ import main as tideserve
-
     watch = Stopwatch(_CLOCK)
     watch.calibrate()
     _wrap_all(watch)
-    into = Path(sys.argv.pop(1))
-    signal.signal(signal.SIGUSR1, lambda *_: _write(watch, into))
-    tideserve()
+    serve_telling(lambda: _totals(watch))
 
 
-def _write(watch: Stopwatch, into: Path) -> None:
-    totals = {stage.value: seconds for stage, seconds in watch.totals_s().items()}
-    new = into.with_suffix(".new")
-    stopwatch_s = watch.laps * watch.lap_s
-    said = {"thread": threading.get_native_id(), "stages": totals, "stopwatch": stopwatch_s}
-    new.write_text(json.dumps(said))
-    new.rename(into)
+def _totals(watch: Stopwatch) -> dict[str, object]:
+    return {
+        "thread": threading.get_native_id(),
+        "stages": {stage.value: seconds for stage, seconds in watch.totals_s().items()},
+        "stopwatch": watch.laps * watch.lap_s,
+    }
 
 
 def _wrap_all(watch: Stopwatch) -> None:

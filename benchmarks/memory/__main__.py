@@ -7,14 +7,9 @@ the replica after each step. Then a shorter run with tracemalloc in the frontend
 growth exactly, and where it is. Prints Markdown.
 """
 
-import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,10 +19,9 @@ from typing import Annotated, Final
 import numpy as np
 import typer
 
-from benchmarks.errors import ServerFailedError
 from benchmarks.h2load import MANY_CALLERS, send
 from benchmarks.models.repository import EXAMPLES
-from benchmarks.process import ServerProcess, free_port
+from benchmarks.telling import TellingServer, telling
 from benchmarks.wire import infer_target
 from benchmarks.workloads import IDENTITY
 
@@ -56,11 +50,11 @@ def main(
     """Measures and prints."""
     message = IDENTITY.request(IDENTITY.random_feed(np.random.default_rng(0)))
     with _serving(front) as server:
-        readings = [server.resident(0)]
+        readings = [_resident(server, 0)]
         for sent in range(0, requests, step):
             now = min(step, requests - sent)
             send(infer_target(server.address, message), now, MANY_CALLERS)
-            readings.append(server.resident(sent + now))
+            readings.append(_resident(server, sent + now))
             typer.echo(f"{readings[-1]}", err=True)
     typer.echo(table(readings))
     if traced:
@@ -70,7 +64,8 @@ def main(
             send(infer_target(server.address, message), traced, MANY_CALLERS)
             server.tell()
             send(infer_target(server.address, message), traced, MANY_CALLERS)
-            grown, lines = server.tell()
+            said = server.tell()
+        grown, lines = said["bytes"], said["lines"]
         typer.echo(
             f"\nfrontend, tracemalloc: {grown:,} bytes more after {traced:,} more requests "
             f"({grown / traced:.3f} bytes a request)"
@@ -100,66 +95,17 @@ def slope(points: Sequence[tuple[int, int]]) -> float:
     return float(np.polyfit(last[:, 0], last[:, 1], 1)[0])
 
 
-class _Server:
-    """One server with one replica of `identity`."""
-
-    def __init__(self, process: ServerProcess, address: str, told: Path) -> None:
-        self.address = address
-        self._told = told
-        self._frontend = process.pid
-        self._replica = self._replica_pid()
-
-    def resident(self, requests: int) -> Resident:
-        return Resident(requests, _resident_bytes(self._frontend), _resident_bytes(self._replica))
-
-    def tell(self) -> tuple[int, list[str]]:
-        """Growth in bytes and the lines with most of it, as the frontend says them."""
-        self._told.unlink(missing_ok=True)
-        os.kill(self._frontend, signal.SIGUSR1)
-        give_up_s = time.monotonic() + _TELL_TIMEOUT_S
-        while not self._told.exists():
-            if time.monotonic() > give_up_s:
-                raise ServerFailedError(f"the server told nothing within {_TELL_TIMEOUT_S} s")
-            time.sleep(0.01)
-        said = json.loads(self._told.read_text())
-        return said["bytes"], said["lines"]
-
-    def _replica_pid(self) -> int:
-        out = subprocess.run(
-            [_tideserve(), "replicas", "--json", "--address", self.address],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        (replica,) = json.loads(out)
-        pid: int = replica["pid"]
-        return pid
+def _resident(server: TellingServer, requests: int) -> Resident:
+    return Resident(requests, _resident_bytes(server.frontend), _resident_bytes(server.replica))
 
 
 @contextmanager
-def _serving(front: str) -> Iterator[_Server]:
+def _serving(front: str) -> Iterator[TellingServer]:
     with tempfile.TemporaryDirectory(prefix="tideserve-memory-") as name:
         folder = Path(name)
         shutil.copytree(EXAMPLES / IDENTITY.model, folder / "models" / IDENTITY.model)
-        address = f"127.0.0.1:{free_port()}"
-        arguments = [
-            *(sys.executable, "-m", "benchmarks.memory.server", str(folder / "told.json"), "serve"),
-            str(folder / "models"),
-            f"--grpc-port={address.rpartition(':')[2]}",
-            f"--http-port={free_port()}",
-            f"--front={front}",
-            "--replicas=1",
-        ]
-        process = ServerProcess(arguments, {}, folder / "log")
-        process.start(lambda printed: "ready grpc=" in printed)
-        try:
-            yield _Server(process, address, folder / "told.json")
-        finally:
-            process.stop()
-
-
-def _tideserve() -> str:
-    return str(Path(sys.executable).with_name("tideserve"))
+        with telling("benchmarks.memory.server", folder, [f"--front={front}"]) as server:
+            yield server
 
 
 def _resident_bytes(pid: int) -> int:

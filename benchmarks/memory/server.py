@@ -6,33 +6,26 @@ second, and the lines that hold most of them.
 """
 
 import gc
-import json
-import signal
-import sys
 import tracemalloc
-from pathlib import Path
 from typing import Final
+
+from benchmarks.telling import serve_telling
 
 _LINES: Final = 5
 
 
 def main() -> None:
     """Waits for the signal, then hands argv to the command line."""
-    from tideserve.cli.__main__ import main as tideserve
-
-    tracer = _Tracer(Path(sys.argv.pop(1)))
-    signal.signal(signal.SIGUSR1, lambda *_: tracer.tell())
-    tideserve()
+    serve_telling(_Tracer().tell)
 
 
 class _Tracer:
     """Owns the snapshot that growth is counted from."""
 
-    def __init__(self, into: Path) -> None:
-        self._into = into
+    def __init__(self) -> None:
         self._first: tracemalloc.Snapshot | None = None
 
-    def tell(self) -> None:
+    def tell(self) -> dict[str, object]:
         said: dict[str, object] = {"bytes": 0, "lines": []}
         if not tracemalloc.is_tracing():
             tracemalloc.start()
@@ -46,9 +39,7 @@ class _Tracer:
             grown = now.compare_to(self._first, "lineno")
             said["bytes"] = sum(line.size_diff for line in grown)
             said["lines"] = [str(line) for line in grown[:_LINES] if line.size_diff]
-        new = self._into.with_suffix(".new")
-        new.write_text(json.dumps(said))
-        new.rename(self._into)
+        return said
 
 
 if __name__ == "__main__":
