@@ -30,6 +30,7 @@ class Load:
         self._input_name = input_name
         self._elements = elements
         self._stopping = False
+        self._answers = [0] * callers
         self.right = 0
         self.wrong: Counter[str] = Counter()
 
@@ -42,18 +43,25 @@ class Load:
                 response_deserializer=ModelInferResponse.FromString,
             )
             callers = [
-                asyncio.create_task(self._call(infer, random.Random(seed)))
-                for seed in range(self._callers)
+                asyncio.create_task(self._call(infer, caller)) for caller in range(self._callers)
             ]
             await during
             self._stopping = True
             await asyncio.gather(*callers)
 
-    async def _call(self, infer: Infer, source: random.Random) -> None:
+    async def all_answered(self) -> None:
+        """Waits until no call is open that was open when this was called."""
+        before = list(self._answers)
+        while any(map(int.__eq__, before, self._answers)):
+            await asyncio.sleep(0.005)
+
+    async def _call(self, infer: Infer, caller: int) -> None:
+        source = random.Random(caller)
         while not self._stopping:
             random_bytes = source.randbytes(4 * self._elements)
             values = np.frombuffer(random_bytes, np.float32).reshape(1, -1)
             await self._check(infer, values)
+            self._answers[caller] += 1
 
     async def _check(self, infer: Infer, values: NDArray[np.float32]) -> None:
         message = ModelInferRequest(model_name=self._model)

@@ -116,6 +116,8 @@ def test_killed_replicas_and_callers_leave_nothing_and_fail_nobody(
     async def kill() -> None:
         killed = 0
         while killed < KILLS:
+            # Who rides on two deaths in a row fails, rightly (R6): each death meets new calls.
+            await load.all_answered()
             pids = await asyncio.to_thread(server.ready_pids, "large")
             await asyncio.sleep(source.uniform(0.0, 0.1))
             # The snapshot may be older than the autoscaler's own kill of it.
