@@ -1,5 +1,6 @@
 """Membership: announced, joined, READY, and which life a call belongs to."""
 
+from tideserve.server.core.actions import ReplicaLeft
 from tideserve.server.core.membership import MAX_LOST_RECORDS, Membership
 from tideserve.server.core.replicas import ReplicaState
 from tideserve.server.core.scheduler import Scheduler
@@ -91,5 +92,7 @@ def test_a_replica_drained_before_it_joined_is_refused_when_it_does() -> None:
     scheduler.members.announce("r1", None, 0.0)
     assert scheduler.on_drain("r1", 1.0, "not needed") == []
     assert scheduler.members.join("r1", 2.0) is None
-    scheduler.members.forget("r1")
+    # Its process ends, as it was asked to: nothing is lost.
+    assert scheduler.on_ended("r1", 3.0, "exit code 0") == [ReplicaLeft("r1")]
     assert scheduler.members.all() == []
+    assert scheduler.on_ended("r1", 4.0, "exit code 0") == []

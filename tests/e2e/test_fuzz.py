@@ -87,7 +87,7 @@ GONE: Final = frozenset({grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXC
 WRITES_TOO_LATE: Final = "Internal error from Core"
 
 
-@pytest.fixture(params=["native", "grpcio"])
+@pytest.fixture(params=["direct", "native", "grpcio"])
 def server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:

@@ -6,9 +6,9 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import grpc
 import pytest
@@ -25,6 +25,7 @@ from tideserve.server.front import (
     Status,
     StreamMessage,
 )
+from tideserve.server.front.direct.front import DirectFront
 from tideserve.server.front.grpcio import GrpcioFront
 from tideserve.server.front.native import NativeFront
 from tideserve.v1.methods import Kind
@@ -33,6 +34,8 @@ UNARY, STREAM, BIDI = "/test.Echo/Unary", "/test.Echo/Stream", "/test.Echo/Bidi"
 METHODS = ((UNARY, Kind.UNARY), (STREAM, Kind.SERVER_STREAM), (BIDI, Kind.BIDI))
 LIMIT_BYTES = 64 * 1024 * 1024
 WAIT_S = 20.0
+
+_Read = TypeVar("_Read")
 
 
 class Cancellable(Protocol):
@@ -45,6 +48,8 @@ class OwnedFront(Front, Protocol):
 
 
 def make(kind: str, settings: FrontSettings) -> OwnedFront:
+    if kind == "direct":
+        return DirectFront(METHODS, settings)
     if kind == "native":
         return NativeFront(METHODS, settings)
     return GrpcioFront(METHODS, settings)
@@ -54,7 +59,7 @@ def settings(port: int = 0, **changes: object) -> FrontSettings:
     return FrontSettings(port=port, max_message_bytes=LIMIT_BYTES, **changes)  # type: ignore[arg-type]
 
 
-@pytest.fixture(params=["native", "grpcio"])
+@pytest.fixture(params=["direct", "native", "grpcio"])
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -120,10 +125,38 @@ def echo(front: Front, client: Client, payload: bytes = b"still here") -> None:
     future = client.unary.future(payload, timeout=WAIT_S)
     call = take_call(front)
     assert front.respond(call.call_id, call.payload)
-    assert future.result() == payload
+    assert result(front, future) == payload
 
 
-def failure(call: object) -> grpc.RpcError:
+class Waiting(Protocol):
+    def done(self) -> bool: ...
+
+
+class Future(Waiting, Protocol):
+    def result(self) -> bytes: ...
+
+
+def flush(front: Front, call: Waiting) -> None:
+    """Until a call is over: answers leave with a `recv`."""
+    while not call.done():
+        assert front.recv(10, 0.01) == []
+
+
+def result(front: Front, future: Future) -> bytes:
+    flush(front, future)
+    return future.result()
+
+
+def pumped(front: Front, read: Callable[[], _Read]) -> _Read:
+    """What `read` gives, which waits for answers."""
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(read)
+        flush(front, reading)
+        return reading.result()
+
+
+def failure(front: Front, call: Waiting) -> grpc.RpcError:
+    flush(front, call)
     with pytest.raises(grpc.RpcError) as caught:
         call.result()  # type: ignore[attr-defined]
     return caught.value
@@ -141,7 +174,9 @@ def test_many_concurrent_unary_calls_each_get_their_own_answer(
     assert len({call.call_id for call in calls}) == 300
     for call in reversed(calls):
         assert front.respond(call.call_id, b"answer to " + call.payload)
-    assert [future.result() for future in futures] == [b"answer to call %d" % n for n in range(300)]
+    assert [result(front, future) for future in futures] == [
+        b"answer to call %d" % n for n in range(300)
+    ]
 
 
 def test_a_call_tells_path_metadata_peer_and_time_left(front: OwnedFront, client: Client) -> None:
@@ -156,7 +191,7 @@ def test_a_call_tells_path_metadata_peer_and_time_left(front: OwnedFront, client
     assert call.time_left_s is not None
     assert WAIT_S / 2 < call.time_left_s <= WAIT_S + 1
     assert front.respond(call.call_id, b"")
-    assert future.result() == b""
+    assert result(front, future) == b""
 
 
 def test_a_call_without_a_deadline_has_no_time_left(front: OwnedFront, client: Client) -> None:
@@ -164,7 +199,7 @@ def test_a_call_without_a_deadline_has_no_time_left(front: OwnedFront, client: C
     call = take_call(front)
     assert call.time_left_s is None
     front.respond(call.call_id, b"")
-    future.result()
+    result(front, future)
 
 
 def test_recv_gives_at_most_max_events_and_keeps_the_rest(
@@ -179,7 +214,7 @@ def test_recv_gives_at_most_max_events_and_keeps_the_rest(
         for event in events:
             front.respond(event.call_id, b"")
     for future in futures:
-        future.result()
+        result(front, future)
 
 
 def test_a_message_of_50_mb_travels_both_ways(front: OwnedFront, client: Client) -> None:
@@ -192,7 +227,7 @@ def test_a_message_over_the_limit_is_refused_and_the_next_good_call_answered(
     future = client.unary.future(bytes(LIMIT_BYTES + 1), timeout=WAIT_S)
     while not future.done():
         assert front.recv(10, 0.05) == []
-    error = failure(future)
+    error = failure(front, future)
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert str(LIMIT_BYTES) in (error.details() or "")
     assert str(LIMIT_BYTES + 1) in (error.details() or "")
@@ -205,7 +240,7 @@ def test_an_answer_over_the_limit_is_refused_with_both_sizes(
     future = client.unary.future(b"", timeout=WAIT_S)
     answer_bytes = LIMIT_BYTES + ANSWER_HEAD_BYTES + 1
     front.respond(take_call(front).call_id, bytes(answer_bytes))
-    error = failure(future)
+    error = failure(front, future)
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert str(answer_bytes) in (error.details() or "")
     echo(front, client)
@@ -216,7 +251,7 @@ def test_an_unknown_method_is_unimplemented(front: OwnedFront, client: Client) -
     future = other.future(b"", timeout=WAIT_S)
     while not future.done():
         assert front.recv(10, 0.05) == []
-    assert failure(future).code() is grpc.StatusCode.UNIMPLEMENTED
+    assert failure(front, future).code() is grpc.StatusCode.UNIMPLEMENTED
     echo(front, client)
 
 
@@ -224,7 +259,7 @@ def test_a_passed_deadline_cancels_the_call(front: OwnedFront, client: Client) -
     future = client.unary.future(b"", timeout=0.3)
     call = take_call(front)
     assert take(front, 1) == [Cancel(call.call_id)]
-    assert failure(future).code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert failure(front, future).code() is grpc.StatusCode.DEADLINE_EXCEEDED
     assert front.respond(call.call_id, b"late") is False
     echo(front, client)
 
@@ -314,7 +349,7 @@ def test_a_stream_that_fails_brings_what_was_sent_first(front: OwnedFront, clien
         reading = pool.submit(read)
         while not reading.done():
             front.recv(10, 0.01)
-    assert failure(reading).code() is grpc.StatusCode.UNAVAILABLE
+    assert failure(front, reading).code() is grpc.StatusCode.UNAVAILABLE
     assert got == [b"%d" % n for n in range(20)]
 
 
@@ -336,7 +371,7 @@ def test_a_caller_that_does_not_read_is_cut_off_at_a_bound(
         reading = pool.submit(list, answers)
         while not reading.done():
             front.recv(10, 0.01)
-    error = failure(reading)
+    error = failure(front, reading)
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert "too slowly" in (error.details() or "")
     echo(front, client)
@@ -359,7 +394,7 @@ def test_a_bidirectional_call_interleaves_and_half_closes(
     for message in (b"1", b"2", b"3"):
         assert front.send(call.call_id, message)
     front.end(call.call_id)
-    assert list(answers) == [b"1", b"2", b"3"]
+    assert pumped(front, lambda: list(answers)) == [b"1", b"2", b"3"]
 
 
 def test_a_bidirectional_call_answers_before_its_caller_is_done(
@@ -369,10 +404,10 @@ def test_a_bidirectional_call_answers_before_its_caller_is_done(
     answers = client.bidi(_held(hold), timeout=WAIT_S)
     call = take_call(front)
     front.send(call.call_id, b"early")
-    assert next(answers) == b"early"
+    assert pumped(front, lambda: next(answers)) == b"early"
     assert front.fail(call.call_id, Status(9, "enough"))
     with pytest.raises(grpc.RpcError) as caught:
-        next(answers)
+        pumped(front, lambda: next(answers))
     hold.set()
     assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
     assert caught.value.details() == "enough"
@@ -394,8 +429,9 @@ def test_many_bidirectional_and_unary_calls_mix(front: OwnedFront, client: Clien
                 case HalfClose():
                     front.end(event.call_id)
                     ended += 1
-    assert [future.result() for future in futures] == [b"u%d" % n for n in range(30)]
-    assert [list(stream) for stream in streams] == [[b"s%d" % n] for n in range(30)]
+    assert [result(front, future) for future in futures] == [b"u%d" % n for n in range(30)]
+    read = pumped(front, lambda: [list(stream) for stream in streams])
+    assert read == [[b"s%d" % n] for n in range(30)]
 
 
 def test_a_status_comes_with_message_and_pushback(
@@ -403,18 +439,18 @@ def test_a_status_comes_with_message_and_pushback(
 ) -> None:
     future = client.unary.future(b"", timeout=WAIT_S)
     assert front.fail(take_call(front).call_id, Status(8, "queue full", pushback_ms=250))
-    error = failure(future)
+    error = failure(front, future)
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert error.details() == "queue full"
     assert ("tideserve-retry-pushback-ms", "250") in trailers(error)
     # The native wheel keeps gRPC's own key to itself.
-    assert (("grpc-retry-pushback-ms", "250") in trailers(error)) is (kind == "grpcio")
+    assert (("grpc-retry-pushback-ms", "250") in trailers(error)) is (kind != "native")
 
 
 def test_a_status_without_pushback_sends_no_trailer(front: OwnedFront, client: Client) -> None:
     future = client.unary.future(b"", timeout=WAIT_S)
     assert front.fail(take_call(front).call_id, Status(5, "no such model"))
-    error = failure(future)
+    error = failure(front, future)
     assert error.code() is grpc.StatusCode.NOT_FOUND
     assert [key for key, _ in trailers(error) if "pushback" in key] == []
 
@@ -425,7 +461,7 @@ def test_a_status_without_pushback_sends_no_trailer(front: OwnedFront, client: C
 def test_any_status_message_arrives(front: OwnedFront, client: Client, message: str) -> None:
     future = client.unary.future(b"", timeout=WAIT_S)
     assert front.fail(take_call(front).call_id, Status(3, message))
-    assert failure(future).details() == message
+    assert failure(front, future).details() == message
 
 
 def test_wake_from_another_thread_ends_a_wait(front: OwnedFront) -> None:
@@ -529,7 +565,7 @@ def test_close_ends_the_calls_that_are_left(front: OwnedFront, client: Client) -
     front.close()
     hold.set()
     codes = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
-    assert failure(future).code() in codes
+    assert failure(front, future).code() in codes
     for stream in streams:
         with pytest.raises(grpc.RpcError) as caught:
             next(stream)
@@ -564,7 +600,7 @@ def test_a_compressed_request_arrives_whole(front: OwnedFront, client: Client) -
     call = take_call(front)
     assert call.payload == payload
     front.respond(call.call_id, b"")
-    future.result()
+    result(front, future)
 
 
 def test_keepalive_pings_of_both_sides_keep_a_quiet_connection(kind: str) -> None:
@@ -586,7 +622,7 @@ def test_keepalive_pings_of_both_sides_keep_a_quiet_connection(kind: str) -> Non
         # A strict server ends a connection at the third ping of this kind.
         assert front.recv(1, 1.5) == []
         assert front.respond(call.call_id, b"answer")
-        assert future.result() == b"answer"
+        assert result(front, future) == b"answer"
         front.wake()
         started_s = time.monotonic()
         assert front.recv(1, WAIT_S) == []
@@ -617,7 +653,7 @@ def test_bytes_that_are_no_http2_hurt_nobody(
             raw.sendall(garbage)
     assert front.recv(10, 0.1) == []
     assert front.respond(call.call_id, b"fine")
-    assert future.result() == b"fine"
+    assert result(front, future) == b"fine"
 
 
 def test_a_declared_length_of_4_gb_hurts_nobody(front: OwnedFront, client: Client) -> None:

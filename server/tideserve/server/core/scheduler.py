@@ -128,11 +128,19 @@ class Scheduler:
         replica = self.members.living(replica_id, epoch)
         if replica is None:
             return []
+        return self.on_ended(replica_id, now_s, "its connection broke")
+
+    def on_ended(self, replica_id: str, now_s: float, reason: str) -> list[Action]:
+        """The replica is no more: one that was draining with empty hands has left, whether it had
+        joined or not; others died."""
+        replica = self.members.get(replica_id)
+        if replica is None or replica.state is ReplicaState.LOST:
+            return []
         if replica.state is ReplicaState.DRAINING and not replica.leases:
             actions = _answer_empty(replica)
             self.members.leave(replica)
             return [*actions, ReplicaLeft(replica_id)]
-        return self.on_lost(replica_id, now_s, "its connection broke")
+        return self.on_lost(replica_id, now_s, reason)
 
     def on_lost(
         self, replica_id: str, now_s: float, reason: str, *, death: bool = True

@@ -54,6 +54,15 @@ def too_many_events(waiting_events: int, waiting_bytes: int) -> Status:
     )
 
 
+def too_many_bytes(waiting_bytes: int, limit_bytes: int) -> Status:
+    return Status(
+        Code.RESOURCE_EXHAUSTED,
+        f"requests of {waiting_bytes} bytes are on their way in, at most {limit_bytes} may be: "
+        "try again later",
+        pushback_ms=100,
+    )
+
+
 def stream_backlog_is_full(waiting_messages: int, waiting_bytes: int, next_bytes: int) -> bool:
     """Whether one more message would pass a bound of a stream's backlog."""
     return waiting_messages > 0 and (

@@ -113,8 +113,7 @@ class ControlService:
         actions: list[Action] = []
         if replica is not None:
             key = replica.model
-            if replica.state is not ReplicaState.LOST:
-                actions = self._scheduler.on_lost(message.replica_id, now_s, message.cause)
+            actions = self._scheduler.on_ended(message.replica_id, now_s, message.cause)
             if message.give_up_reason and isinstance(key, ModelKey):
                 actions += self._give_up(key, message.give_up_reason)
             self._replicas.forget(message.replica_id)

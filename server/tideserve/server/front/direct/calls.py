@@ -1,0 +1,344 @@
+"""The calls of one connection: requests in, answers out.
+
+The hot path is a unary call whose message comes in one piece: one `Call` is made of it, and its
+answer is one piece of bytes.
+"""
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from tideserve.server.errors import Code
+from tideserve.server.front import Call, Cancel, Event, HalfClose, Status, StreamMessage
+from tideserve.server.front.direct.errors import ProtocolError, RefusedMessageError
+from tideserve.server.front.direct.headers import (
+    ANSWER_BEGINS,
+    ANSWER_IS_OK,
+    RequestHead,
+    http_status_block,
+    status_block,
+)
+from tideserve.server.front.direct.messages import MessageReader
+from tideserve.server.front.direct.outbox import Outbox, Outgoing
+from tideserve.server.front.refusal import (
+    reads_too_slowly,
+    stream_backlog_is_full,
+    too_many_bytes,
+)
+from tideserve.v1 import http2
+from tideserve.v1.methods import Kind
+
+#: Of a client's window, given back to it at a time.
+WINDOW_STEP: Final = http2.MAX_WINDOW // 4
+_PREFIX_BYTES: Final = http2.MESSAGE_PREFIX.size
+# What goes before and after the message of a whole answer.
+_BEGIN: Final = struct.Struct(f">BHBBL{len(ANSWER_BEGINS)}s")
+_OK: Final = struct.Struct(f">BHBBL{len(ANSWER_IS_OK)}s")
+_NOT_ONE_MESSAGE: Final = Status(
+    Code.INVALID_ARGUMENT, "expected one request message in this call, got none or several"
+)
+
+
+@dataclass(slots=True, eq=False)
+class Shared:
+    """What the connections of a front have in common.
+
+    `methods` by path; `held_bytes` of messages that are not whole yet; `deadlines_s` by call.
+    """
+
+    methods: Mapping[str, Kind]
+    max_message_bytes: int
+    max_held_bytes: int
+    max_concurrent_streams: int
+    held_bytes: int = 0
+    deadlines_s: dict[int, float] = field(default_factory=dict)
+
+
+class _Stream:
+    """One call. `begun`: its `Call` was given; `answered`: the server has ended it."""
+
+    __slots__ = (
+        "answered",
+        "begun",
+        "call_id",
+        "half_closed",
+        "head",
+        "kind",
+        "opened",
+        "out",
+        "payload",
+        "reader",
+        "taken_bytes",
+    )
+
+    def __init__(self, call_id: int, head: RequestHead, kind: Kind, out: Outgoing) -> None:
+        self.call_id = call_id
+        self.head = head
+        self.kind = kind
+        self.out = out
+        self.reader: MessageReader | None = None
+        self.payload: bytes | None = None
+        self.taken_bytes = 0
+        self.half_closed = self.begun = self.opened = self.answered = False
+
+
+class Calls:
+    """Owns the streams of a client and what it is to be sent. Ids are `first_id` plus the stream's
+    number. What comes in becomes events in `events`."""
+
+    def __init__(self, shared: Shared, first_id: int, peer: str) -> None:
+        self._shared = shared
+        self._first_id = first_id
+        self._peer = peer
+        self._streams: dict[int, _Stream] = {}
+        self._last = 0
+        self.outbox = Outbox()
+        self.events: list[Event] = []
+
+    @property
+    def last(self) -> int:
+        """The number of the latest stream."""
+        return self._last
+
+    @property
+    def open(self) -> list[int]:
+        """Numbers of calls begun and neither answered nor cancelled."""
+        return [n for n, s in self._streams.items() if s.begun and not s.answered]
+
+    # --- requests in ----------------------------------------------------------------------
+
+    def on_headers(self, number: int, head: RequestHead, now_s: float, *, ends: bool) -> None:
+        """A call begins, or its caller ends it with trailers."""
+        if number <= self._last:
+            stream = self._streams.get(number)
+            if stream is not None and not stream.answered and ends:
+                self._half_close(stream, now_s)
+            return
+        self._last = number
+        if len(self._streams) >= self._shared.max_concurrent_streams:
+            self.outbox.add(_reset(number, http2.REFUSED_STREAM))
+            return
+        if head.malformed is not None:
+            answer = _headers(number, http_status_block(head.malformed), http2.END_STREAM)
+            self.outbox.add(answer + _reset(number, http2.NO_ERROR))
+            return
+        kind = self._shared.methods.get(head.path)
+        stream = _Stream(self._first_id + number, head, kind or Kind.UNARY, Outgoing(number))
+        self._streams[number] = stream
+        if kind is None:
+            self.fail(number, Status(Code.UNIMPLEMENTED, f"there is no method {head.path}"))
+            return
+        if kind is Kind.BIDI:
+            self._begin(stream, b"", now_s)
+        if ends:
+            self._half_close(stream, now_s)
+
+    def on_data(self, number: int, data: bytes, now_s: float, *, ends: bool) -> None:
+        """Some of a call's messages came."""
+        stream = self._streams.get(number)
+        if stream is None or stream.answered or stream.half_closed:
+            if number > self._last or not number:
+                raise ProtocolError(
+                    http2.PROTOCOL_ERROR, f"expected DATA of an open stream, got {number}"
+                )
+            return  # of a call that is over: it was on its way
+        size = len(data) - _PREFIX_BYTES
+        if (
+            ends
+            and stream.reader is None
+            and stream.kind is not Kind.BIDI
+            and 0 <= size <= self._shared.max_message_bytes
+            and http2.MESSAGE_PREFIX.unpack_from(data) == (0, size)
+        ):
+            stream.half_closed = True
+            self._begin(stream, data[_PREFIX_BYTES:], now_s)
+            return
+        self._take_parts(stream, data)
+        if ends and not stream.answered:
+            self._half_close(stream, now_s)
+
+    def on_reset(self, number: int) -> None:
+        """The caller gave up."""
+        stream = self._streams.get(number)
+        if stream is not None:
+            self._cancel(stream)
+
+    def on_window(self, number: int, growth: int) -> bool:
+        """The caller of a stream takes so many bytes more. False: that is no window any more."""
+        stream = self._streams.get(number)
+        if stream is None:
+            return True
+        is_fine = self.outbox.grow_stream(stream.out, growth)
+        self.forget_ended()
+        return is_fine
+
+    def on_lost(self) -> None:
+        """The client is gone."""
+        for stream in list(self._streams.values()):
+            self._cancel(stream)
+
+    # --- answers out ----------------------------------------------------------------------
+
+    def respond(self, number: int, payload: bytes) -> bool:
+        """Answers a unary call. False: it is already gone."""
+        stream = self._streams.get(number)
+        if stream is None or stream.answered:
+            return False
+        begin = _BEGIN.pack(
+            0, len(ANSWER_BEGINS), http2.HEADERS, http2.END_HEADERS, number, ANSWER_BEGINS
+        )
+        flags = http2.END_HEADERS | http2.END_STREAM
+        end = _OK.pack(0, len(ANSWER_IS_OK), http2.HEADERS, flags, number, ANSWER_IS_OK)
+        if self.outbox.add_whole(stream.out, begin, payload, end):
+            self._forget(stream)
+            return True
+        self.outbox.add(begin)
+        self.outbox.add_message(stream.out, payload)
+        self._end(stream, end)
+        return True
+
+    def send(self, number: int, payload: bytes) -> bool:
+        """Sends one message on a streaming call. False: it is already gone, or ends here because
+        its caller does not read."""
+        stream = self._streams.get(number)
+        if stream is None or stream.answered:
+            return False
+        out = stream.out
+        if stream_backlog_is_full(len(out.messages), out.waiting_bytes, len(payload)):
+            refusal = reads_too_slowly(len(out.messages), out.waiting_bytes)
+            self.outbox.cut(out)
+            self.fail(number, refusal)
+            return False
+        begin = b"" if stream.opened else _headers(number, ANSWER_BEGINS)
+        stream.opened = True
+        if not self.outbox.add_whole(out, begin, payload, b""):
+            if begin:
+                self.outbox.add(begin)
+            self.outbox.add_message(out, payload)
+        return True
+
+    def fail(self, number: int, status: Status) -> bool:
+        """Ends any call with a status. False: it is already gone."""
+        stream = self._streams.get(number)
+        if stream is None or stream.answered:
+            return False
+        block = status_block(status, begins=not stream.opened)
+        self._end(stream, _headers(number, block, http2.END_STREAM))
+        return True
+
+    def end(self, number: int) -> None:
+        """Ends a streaming call with OK, after what was sent."""
+        stream = self._streams.get(number)
+        if stream is None or stream.answered:
+            return
+        begin = b"" if stream.opened else _headers(number, ANSWER_BEGINS)
+        self._end(stream, begin + _headers(number, ANSWER_IS_OK, http2.END_STREAM))
+
+    def forget_ended(self) -> None:
+        """Streams whose trailers went are no more."""
+        ended = self.outbox.ended
+        while ended:
+            self._streams.pop(ended.pop(), None)
+
+    # --- inside ---------------------------------------------------------------------------
+
+    def _begin(self, stream: _Stream, payload: bytes, now_s: float) -> None:
+        stream.begun = True
+        head = stream.head
+        if head.timeout_s is not None:
+            self._shared.deadlines_s[stream.call_id] = now_s + head.timeout_s
+        self.events.append(
+            Call(stream.call_id, head.path, payload, head.metadata, self._peer, head.timeout_s)
+        )
+
+    def _take_parts(self, stream: _Stream, data: bytes) -> None:
+        shared = self._shared
+        reader = stream.reader
+        if reader is None:
+            reader = MessageReader(stream.head.encoding, shared.max_message_bytes)
+            stream.reader = reader
+        before_bytes = reader.held_bytes
+        try:
+            messages = reader.read(data)
+        except RefusedMessageError as refused:
+            shared.held_bytes -= before_bytes
+            stream.reader = None
+            self._refuse(stream, refused.status)
+            return
+        shared.held_bytes += reader.held_bytes - before_bytes
+        for message in messages:
+            if stream.kind is Kind.BIDI:
+                self.events.append(StreamMessage(stream.call_id, message))
+            elif stream.payload is None:
+                stream.payload = message
+            else:
+                self._refuse(stream, _NOT_ONE_MESSAGE)
+                return
+        if shared.held_bytes > shared.max_held_bytes:
+            self._refuse(stream, too_many_bytes(shared.held_bytes, shared.max_held_bytes))
+            return
+        stream.taken_bytes += len(data)
+        if stream.taken_bytes > WINDOW_STEP:
+            self.outbox.add(http2.window_update(stream.out.stream, stream.taken_bytes))
+            stream.taken_bytes = 0
+
+    def _half_close(self, stream: _Stream, now_s: float) -> None:
+        if stream.half_closed:
+            return
+        stream.half_closed = True
+        payload, reader = stream.payload, stream.reader
+        if reader is not None and reader.is_within_a_message:
+            why = "the request ends within a message"
+            self._refuse(stream, Status(Code.INVALID_ARGUMENT, why))
+        elif stream.kind is Kind.BIDI:
+            self.events.append(HalfClose(stream.call_id))
+        elif payload is None:
+            self._refuse(stream, _NOT_ONE_MESSAGE)
+        else:
+            stream.payload = stream.reader = None
+            self._begin(stream, payload, now_s)
+
+    def _refuse(self, stream: _Stream, status: Status) -> None:
+        """Ends a call for what its caller sent. Who knows of the call is told that it is over."""
+        if stream.begun:
+            self.events.append(Cancel(stream.call_id))
+        self.fail(stream.out.stream, status)
+
+    def _cancel(self, stream: _Stream) -> None:
+        if stream.begun and not stream.answered:
+            self.events.append(Cancel(stream.call_id))
+        self.outbox.forget(stream.out)
+        self._forget(stream)
+
+    def _end(self, stream: _Stream, trailers: bytes) -> None:
+        """The server has said all; the caller may still be sending."""
+        number = stream.out.stream
+        stream.answered = True
+        if not stream.half_closed:
+            trailers += _reset(number, http2.NO_ERROR)
+        self.outbox.end(stream.out, trailers)
+        if stream.out.waits:
+            self._release(stream)
+        else:
+            self._forget(stream)
+
+    def _forget(self, stream: _Stream) -> None:
+        self._release(stream)
+        self._streams.pop(stream.out.stream, None)
+
+    def _release(self, stream: _Stream) -> None:
+        """What a call has of the front's bounds."""
+        if stream.reader is not None:
+            self._shared.held_bytes -= stream.reader.held_bytes
+            stream.reader = None
+        if stream.head.timeout_s is not None:
+            self._shared.deadlines_s.pop(stream.call_id, None)
+
+
+def _headers(number: int, block: bytes, flags: int = 0) -> bytes:
+    return http2.frame(http2.HEADERS, flags | http2.END_HEADERS, number, block)
+
+
+def _reset(number: int, code: int) -> bytes:
+    return http2.frame(http2.RST_STREAM, 0, number, code.to_bytes(4))

@@ -1,0 +1,337 @@
+"""The direct front: which sockets are looked at, and when."""
+
+import errno
+import logging
+import select
+import socket
+import sys
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Final
+
+from tideserve.server.errors import Code, UnsupportedFrontError
+from tideserve.server.front import Cancel, Event, FrontSettings, Status
+from tideserve.server.front.address import bind_error
+from tideserve.server.front.direct.bell import Bell
+from tideserve.server.front.direct.calls import Shared
+from tideserve.server.front.direct.link import STREAM_BITS, STREAM_MASK, Link
+from tideserve.server.front.direct.listener import accept, listen
+from tideserve.server.front.refusal import (
+    LAST_ANSWERS_S,
+    answer_too_large,
+    server_has_stopped,
+)
+from tideserve.v1 import http2
+from tideserve.v1.methods import Kind
+
+logger = logging.getLogger(__name__)
+
+_ACCEPTS: Final = 64  # in a turn
+_MAX_WAIT_S: Final = 3600.0
+# epoll waits whole milliseconds: of a wait of fewer than these the rest is waited for apart.
+_FINE_MS: Final = 10
+# How often deadlines, keepalive and a listener that ran out of files are looked at.
+_CHORES_S: Final = 0.05
+# The core says more about a deadline that passed than the front can: it is given time to.
+_DEADLINE_GRACE_S: Final = 0.02
+# Messages that are not whole yet, of all connections.
+_MAX_HELD_BYTES: Final = 1024 * 1024 * 1024
+_OUT_OF_FILES: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+_LAST_LOOK_S: Final = 0.02
+
+
+def unsupported(settings: FrontSettings) -> str | None:
+    """Why these settings need another front; None when this one can serve them."""
+    if sys.platform != "linux":
+        return "the direct front waits with epoll, which only Linux has"
+    if settings.tls is not None:
+        return "the direct front has no TLS"
+    return None
+
+
+class DirectFront:
+    """A `Front` on sockets of its own. `methods` are (path, kind); messages stay bytes.
+
+    It works within `recv` alone: calls come in there, and answers leave there, at the next one
+    after they were given. Raises `UnsupportedFrontError` for settings that need another front.
+    """
+
+    def __init__(self, methods: Sequence[tuple[str, Kind]], settings: FrontSettings) -> None:
+        reason = unsupported(settings)
+        if reason is not None:
+            raise UnsupportedFrontError(f"{reason}: choose the grpcio front (--front grpcio)")
+        self._settings = settings
+        self._shared = Shared(
+            dict(methods),
+            settings.max_message_bytes,
+            max(_MAX_HELD_BYTES, 2 * settings.max_message_bytes),
+            settings.max_concurrent_streams,
+        )
+        self._links: dict[int, Link] = {}  # by number
+        self._by_fd: dict[int, Link] = {}
+        self._next_number = 1
+        self._dirty: set[Link] = set()
+        self._events: deque[Event] = deque()
+        self._epoll: select.epoll | None = None
+        self._listeners: dict[int, socket.socket] = {}
+        self._is_accepting = False
+        self._bell = Bell()
+        self._next_chores_s = 0.0
+        self._port = 0
+
+    @property
+    def port(self) -> int:
+        """The bound port; 0 before `start`."""
+        return self._port
+
+    @property
+    def open_calls(self) -> int:
+        """Calls begun and neither answered nor cancelled."""
+        return sum(len(link.calls.open) for link in self._links.values())
+
+    def start(self) -> None:
+        """Binds and accepts, once. Raises `AddressInUseError`, `StartError` for any other bind."""
+        assert self._epoll is None, "a front starts once"
+        settings = self._settings
+        try:
+            listener = listen(settings.host, settings.port)
+        except OSError as error:
+            raise bind_error(settings.host, settings.port, error.errno, str(error)) from error
+        self._listeners[listener.fileno()] = listener
+        self._port = int(listener.getsockname()[1])
+        self._epoll = select.epoll()
+        self._epoll.register(self._bell.open(), select.EPOLLIN)
+        self._accept_again(self._epoll)
+
+    def recv(self, max_events: int, timeout_s: float) -> list[Event]:
+        """Sends what there is to send, then waits for events, at most `timeout_s`; empty when none
+        came or `wake` was called."""
+        epoll = self._epoll
+        if epoll is None:
+            return []
+        events = self._events
+        now_s = time.monotonic()
+        end_s = now_s + min(timeout_s, _MAX_WAIT_S)
+        while True:
+            self._flush(epoll)
+            # What is left of the last turn goes before what a socket has.
+            until_s = now_s if events else min(end_s, self._next_chores_s)
+            woken = self._look(epoll, until_s - now_s)
+            now_s = time.monotonic()
+            if now_s >= self._next_chores_s:
+                self._next_chores_s = now_s + _CHORES_S
+                self._do_chores(epoll, now_s)
+            if events or woken or now_s >= end_s:
+                return [events.popleft() for _ in range(min(len(events), max_events))]
+
+    def respond(self, call_id: int, payload: bytes) -> bool:
+        """Answers a unary call. False: the call is already gone."""
+        limit_bytes = self._settings.max_answer_bytes
+        if len(payload) > limit_bytes:
+            return self.fail(call_id, answer_too_large(len(payload), limit_bytes))
+        link = self._links.get(call_id >> STREAM_BITS)
+        if link is None:
+            return False
+        self._dirty.add(link)
+        return link.calls.respond(call_id & STREAM_MASK, payload)
+
+    def fail(self, call_id: int, status: Status) -> bool:
+        """Ends any call with a status, a stream's after what was sent. False: already gone."""
+        link = self._links.get(call_id >> STREAM_BITS)
+        if link is None:
+            return False
+        self._dirty.add(link)
+        return link.calls.fail(call_id & STREAM_MASK, status)
+
+    def send(self, call_id: int, payload: bytes) -> bool:
+        """Sends one message on a streaming call. False: the call is already gone.
+
+        A message over the limit, or one that passes the stream's backlog because the caller
+        does not read, ends the call with RESOURCE_EXHAUSTED: also False.
+        """
+        limit_bytes = self._settings.max_answer_bytes
+        if len(payload) > limit_bytes:
+            self.fail(call_id, answer_too_large(len(payload), limit_bytes))
+            return False
+        link = self._links.get(call_id >> STREAM_BITS)
+        if link is None:
+            return False
+        self._dirty.add(link)
+        return link.calls.send(call_id & STREAM_MASK, payload)
+
+    def end(self, call_id: int) -> None:
+        """Ends a streaming call with OK, after what was sent."""
+        link = self._links.get(call_id >> STREAM_BITS)
+        if link is not None:
+            self._dirty.add(link)
+            link.calls.end(call_id & STREAM_MASK)
+
+    def wake(self) -> None:
+        """Makes the `recv` that waits now, or the next one, return. Any thread."""
+        self._bell.ring()
+
+    def close(self) -> None:
+        """Ends all calls that are left (UNAVAILABLE), unbinds."""
+        epoll = self._epoll
+        if epoll is None:
+            return
+        for listener in self._listeners.values():
+            listener.close()
+        self._listeners.clear()
+        for link in self._links.values():
+            for number in link.calls.open:
+                link.calls.fail(number, server_has_stopped())
+            link.connection.leave(http2.NO_ERROR, "the server stops")
+        self._say_last_words(epoll)
+        for link in list(self._links.values()):
+            self._drop(link)
+        self._epoll = None
+        epoll.close()
+        self._bell.close()
+        self._events.clear()
+
+    # --- in -------------------------------------------------------------------------------
+
+    def _look(self, epoll: select.epoll, wait_s: float) -> bool:
+        """Reads what is there, once a socket, after at most `wait_s`. True: `wake` was called."""
+        woken = False
+        now_s = 0.0
+        for fd, mask in _poll(epoll, max(0.0, wait_s)):
+            link = self._by_fd.get(fd)
+            if link is None:
+                if fd == self._bell.fd:
+                    self._bell.quiet()
+                    woken = True
+                else:
+                    self._accept(epoll, fd)
+                continue
+            if mask & select.EPOLLOUT:
+                self._dirty.add(link)
+            if mask & ~select.EPOLLOUT:
+                now_s = now_s or time.monotonic()
+                events = link.read(now_s)
+                if events is None:
+                    self._drop(link)
+                    continue
+                self._events += events
+                if link.has_output:
+                    self._dirty.add(link)
+        return woken
+
+    def _accept(self, epoll: select.epoll, fd: int) -> None:
+        listener = self._listeners.get(fd)
+        most = self._settings.max_connections
+        for _ in range(_ACCEPTS if listener is not None else 0):
+            assert listener is not None
+            try:
+                accepted, peer = accept(listener)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno not in _OUT_OF_FILES:
+                    continue  # that client is gone again
+                logger.warning("no more connections for now: %s", error)
+                self._is_accepting = False
+                for other in self._listeners:
+                    epoll.unregister(other)
+                return
+            if most is not None and len(self._links) >= most:
+                accepted.close()
+                continue
+            link = Link(accepted, self._shared, self._next_number, peer, time.monotonic())
+            self._next_number += 1
+            self._links[link.number] = self._by_fd[link.fd] = link
+            epoll.register(link.fd, link.interest)
+            link.connection.open()
+            self._dirty.add(link)
+
+    def _accept_again(self, epoll: select.epoll) -> None:
+        self._is_accepting = True
+        for fd in self._listeners:
+            epoll.register(fd, select.EPOLLIN)
+
+    def _drop(self, link: Link) -> None:
+        """The client is gone, and its calls with it."""
+        if self._links.pop(link.number, None) is not None:
+            del self._by_fd[link.fd]
+            self._dirty.discard(link)
+            link.close()  # epoll notices by itself
+            self._events += link.connection.take_events()
+
+    # --- out ------------------------------------------------------------------------------
+
+    def _flush(self, epoll: select.epoll) -> None:
+        while self._dirty:
+            link = self._dirty.pop()
+            if link.send():
+                self._follow(epoll, link)
+            else:
+                self._drop(link)
+
+    def _follow(self, epoll: select.epoll, link: Link) -> None:
+        """Waits for what the link now waits for."""
+        interest = link.wanted_interest()
+        if interest != link.interest:
+            link.interest = interest
+            epoll.modify(link.fd, interest)
+
+    def _say_last_words(self, epoll: select.epoll) -> None:
+        """Sends what is left, and lets the clients read it: a socket that is closed with unread
+        bytes takes back what it sent."""
+        end_s = time.monotonic() + LAST_ANSWERS_S
+        waiting = set(self._links.values())
+        shut: set[Link] = set()
+        while waiting and time.monotonic() < end_s:
+            for link in list(waiting):
+                if not link.send():
+                    waiting.discard(link)
+                elif not link.has_output and link not in shut:
+                    shut.add(link)
+                    if not link.shut_down():
+                        waiting.discard(link)
+            for fd, _ in epoll.poll(_LAST_LOOK_S):
+                ready = self._by_fd.get(fd)
+                if ready is not None and ready.has_ended():
+                    waiting.discard(ready)
+                    self._drop(ready)
+
+    # --- now and then ---------------------------------------------------------------------
+
+    def _do_chores(self, epoll: select.epoll, now_s: float) -> None:
+        self._expire(now_s)
+        if not self._is_accepting:
+            self._accept_again(epoll)
+        settings = self._settings
+        for link in list(self._links.values()):
+            if now_s - link.heard_s < settings.keepalive_time_s:
+                link.pinged_s = None
+            elif link.pinged_s is None:
+                link.pinged_s = now_s
+                link.connection.ping()
+                self._dirty.add(link)
+            elif now_s - link.pinged_s > settings.keepalive_timeout_s:
+                logger.debug("%s did not answer a ping", link.peer)
+                self._drop(link)
+
+    def _expire(self, now_s: float) -> None:
+        """Ends calls past their callers' deadlines, which most callers do themselves."""
+        late_s = now_s - _DEADLINE_GRACE_S
+        late = [id_ for id_, end_s in self._shared.deadlines_s.items() if end_s < late_s]
+        for call_id in late:
+            if self.fail(call_id, _DEADLINE_PASSED):
+                self._events.append(Cancel(call_id))
+
+
+_DEADLINE_PASSED: Final = Status(Code.DEADLINE_EXCEEDED, "the call's deadline passed")
+
+
+def _poll(epoll: select.epoll, wait_s: float) -> list[tuple[int, int]]:
+    """What is ready, after at most `wait_s`, which epoll alone would round up."""
+    whole_ms = int(wait_s * 1000)
+    rest_s = wait_s - whole_ms / 1000 if whole_ms < _FINE_MS else 0.0
+    ready = epoll.poll(whole_ms / 1000) if whole_ms or not rest_s else []
+    if not ready and rest_s > 0.0:
+        select.select((epoll,), (), (), rest_s)
+        ready = epoll.poll(0)
+    return ready

@@ -1,0 +1,100 @@
+"""gRPC messages out of a stream's DATA: five bytes before each, gzip where the caller chose it."""
+
+import zlib
+from typing import Final
+
+from tideserve.server.errors import Code
+from tideserve.server.front import Status
+from tideserve.server.front.direct.errors import RefusedMessageError
+from tideserve.server.front.refusal import request_too_large
+from tideserve.v1.http2 import MESSAGE_PREFIX
+
+_PREFIX_BYTES: Final = MESSAGE_PREFIX.size
+# zlib's word for which header to expect.
+_WINDOW_BITS: Final = {b"gzip": 31, b"deflate": 15}
+
+
+class MessageReader:
+    """One stream's messages. It holds what came of the next one: `held_bytes`."""
+
+    __slots__ = ("_compressed", "_encoding", "_limit_bytes", "_need_bytes", "_parts", "held_bytes")
+
+    def __init__(self, encoding: bytes, limit_bytes: int) -> None:
+        self._encoding = encoding
+        self._limit_bytes = limit_bytes
+        self._parts: list[bytes] = []
+        self._need_bytes = _PREFIX_BYTES
+        self._compressed: bool | None = None  # None: the prefix is not here yet
+        self.held_bytes = 0
+
+    def read(self, data: bytes) -> list[bytes]:
+        """The messages that `data` completes. Raises `RefusedMessageError`, at the prefix of one
+        that is too large."""
+        messages: list[bytes] = []
+        self._parts.append(data)
+        self.held_bytes += len(data)
+        while self.held_bytes >= self._need_bytes:
+            need = self._need_bytes
+            if self._compressed is None:
+                prefix = self._take(need)
+                flag, self._need_bytes = MESSAGE_PREFIX.unpack(prefix)
+                if self._need_bytes > self._limit_bytes:
+                    raise RefusedMessageError(
+                        request_too_large(self._need_bytes, self._limit_bytes)
+                    )
+                self._compressed = bool(flag)
+            else:
+                message = self._take(need)
+                messages.append(self._decompress(message) if self._compressed else message)
+                self._compressed, self._need_bytes = None, _PREFIX_BYTES
+        return messages
+
+    @property
+    def expected_bytes(self) -> int:
+        """Still to come of the message under way."""
+        return self._need_bytes - self.held_bytes if self._compressed is not None else 0
+
+    @property
+    def is_within_a_message(self) -> bool:
+        return self.held_bytes > 0 or self._compressed is not None
+
+    def _take(self, count: int) -> bytes:
+        """The first `count` bytes that are held."""
+        if not count:
+            return b""
+        parts = self._parts
+        first = parts[0]
+        if len(first) < count:
+            first = b"".join(parts)
+            parts[:] = (first,)
+        self.held_bytes -= count
+        if len(first) == count:
+            del parts[0]
+            return first
+        parts[0] = first[count:]
+        return first[:count]
+
+    def _decompress(self, message: bytes) -> bytes:
+        window_bits = _WINDOW_BITS.get(self._encoding)
+        if window_bits is None:
+            raise RefusedMessageError(
+                Status(
+                    Code.UNIMPLEMENTED,
+                    f"expected a message in identity, gzip or deflate, got one in "
+                    f"{self._encoding.decode('latin-1')!r}",
+                )
+            )
+        stream = zlib.decompressobj(window_bits)
+        try:
+            plain = stream.decompress(message, self._limit_bytes + 1)
+        except zlib.error as error:
+            raise RefusedMessageError(
+                Status(Code.INVALID_ARGUMENT, f"expected {self._encoding.decode()}: {error}")
+            ) from error
+        if len(plain) > self._limit_bytes:
+            raise RefusedMessageError(request_too_large(len(plain), self._limit_bytes))
+        if not stream.eof:
+            raise RefusedMessageError(
+                Status(Code.INVALID_ARGUMENT, "expected a whole compressed message, got a part")
+            )
+        return plain

@@ -1,0 +1,197 @@
+"""What a connection has to send, as far as its client lets it (RFC 9113, section 5.2).
+
+Header blocks go at once. Messages go within two windows, the stream's and the connection's, and
+not further ahead of the socket than `AHEAD_BYTES`; the rest of a stream waits, its trailers behind
+it.
+"""
+
+import struct
+from collections import deque
+from typing import Final
+
+from tideserve.v1 import http2
+
+Buffer = bytes | memoryview
+
+#: Taken from the streams before the socket takes it: what one turn can send, and more.
+AHEAD_BYTES: Final = 4 * 1024 * 1024
+_PREFIX_BYTES: Final = http2.MESSAGE_PREFIX.size
+# The head of a message's only frame, and gRPC's own.
+_WHOLE: Final = struct.Struct(">BHBBLBL")
+
+
+class Outgoing:
+    """One stream's side of the outbox: the messages that wait, the trailers that end it, and by
+    how much its window differs from the connection's first window of a stream."""
+
+    __slots__ = ("messages", "rest", "stream", "trailers", "waiting_bytes", "window")
+
+    def __init__(self, stream: int) -> None:
+        self.stream = stream
+        self.window = 0
+        self.messages: deque[bytes] = deque()
+        self.rest: memoryview | None = None
+        """Of the message that has begun to go."""
+        self.waiting_bytes = 0
+        self.trailers: bytes | None = None
+
+    @property
+    def waits(self) -> bool:
+        """It has not sent all its messages."""
+        return self.rest is not None or bool(self.messages)
+
+
+class Outbox:
+    """Owns a connection's pieces for its socket, and both windows.
+
+    `take` gives what is to be sent next, `on_sent` is told how much of it went.
+    """
+
+    def __init__(self) -> None:
+        self._pieces: list[Buffer] = []
+        self.waiting_bytes = 0
+        self._window = http2.DEFAULT_WINDOW
+        self._first_window = http2.DEFAULT_WINDOW
+        self._max_frame = http2.DEFAULT_FRAME
+        self._held: dict[int, Outgoing] = {}
+        self.ended: list[int] = []
+        """Streams whose trailers went after a wait, for whoever keeps streams to clear."""
+
+    def add(self, piece: bytes) -> None:
+        """Queues frames that no window counts."""
+        self._pieces.append(piece)
+        self.waiting_bytes += len(piece)
+
+    def add_whole(self, outgoing: Outgoing, head: bytes, message: bytes, tail: bytes) -> bool:
+        """Queues `head`, a message in one frame, and `tail` where all of it may go now; else it
+        queues nothing and says False. The hot path."""
+        size = len(message) + _PREFIX_BYTES
+        if (
+            size > self._max_frame
+            or size > self._window
+            or size > self._first_window + outgoing.window
+            or outgoing.waits
+            or self.waiting_bytes > AHEAD_BYTES
+        ):
+            return False
+        self._window -= size
+        outgoing.window -= size
+        prefix = _WHOLE.pack(0, size, http2.DATA, 0, outgoing.stream, 0, size - _PREFIX_BYTES)
+        piece = b"".join((head, prefix, message, tail))
+        self._pieces.append(piece)
+        self.waiting_bytes += len(piece)
+        return True
+
+    def add_message(self, outgoing: Outgoing, message: bytes) -> None:
+        """Queues a message behind those of its stream."""
+        outgoing.messages.append(message)
+        outgoing.waiting_bytes += len(message)
+        self._held[outgoing.stream] = outgoing
+        self._release(outgoing)
+
+    def end(self, outgoing: Outgoing, trailers: bytes) -> None:
+        """Queues what ends a stream behind its messages."""
+        if outgoing.waits:
+            outgoing.trailers = trailers
+        else:
+            self.add(trailers)
+
+    def cut(self, outgoing: Outgoing) -> None:
+        """Drops a stream's messages, but the one that has begun to go."""
+        outgoing.messages.clear()
+        outgoing.waiting_bytes = 0 if outgoing.rest is None else len(outgoing.rest)
+        if outgoing.rest is None:
+            self._held.pop(outgoing.stream, None)
+
+    def forget(self, outgoing: Outgoing) -> None:
+        """The stream is no more."""
+        outgoing.rest = None
+        self.cut(outgoing)
+        outgoing.trailers = None
+
+    # --- what the client lets us send -----------------------------------------------------
+
+    def grow(self, growth: int) -> bool:
+        """The connection's window grew. False: by more than a window may have."""
+        self._window += growth
+        self._release_all()
+        return self._window <= http2.MAX_WINDOW
+
+    def grow_stream(self, outgoing: Outgoing, growth: int) -> bool:
+        """A stream's window grew. False: by more than a window may have."""
+        outgoing.window += growth
+        if outgoing.waits:
+            self._release(outgoing)
+        return self._first_window + outgoing.window <= http2.MAX_WINDOW
+
+    def set_first_window(self, size_bytes: int) -> None:
+        """The client's setting for the window of each stream, those that exist included."""
+        self._first_window = size_bytes
+        self._release_all()
+
+    def set_max_frame(self, size_bytes: int) -> None:
+        """The client's setting for the largest frame it takes."""
+        # Larger ones save nothing worth a third shape of `_WHOLE`.
+        self._max_frame = min(size_bytes, 0xFFFF)
+
+    # --- to the socket --------------------------------------------------------------------
+
+    def take(self, max_pieces: int) -> list[Buffer]:
+        """What is to be sent next."""
+        pieces = self._pieces
+        return pieces if len(pieces) <= max_pieces else pieces[:max_pieces]
+
+    def on_sent(self, size_bytes: int) -> None:
+        """So many of the first bytes went."""
+        pieces = self._pieces
+        self.waiting_bytes -= size_bytes
+        if not self.waiting_bytes:
+            pieces.clear()
+        else:
+            whole = 0
+            for piece in pieces:
+                if size_bytes < len(piece):
+                    break
+                size_bytes -= len(piece)
+                whole += 1
+            del pieces[:whole]
+            if size_bytes:
+                pieces[0] = memoryview(pieces[0])[size_bytes:]
+        if self._held and self.waiting_bytes < AHEAD_BYTES // 2:
+            self._release_all()
+
+    def _release_all(self) -> None:
+        for outgoing in list(self._held.values()):
+            self._release(outgoing)
+
+    def _release(self, outgoing: Outgoing) -> None:
+        """Moves on what may go of a stream; its trailers when nothing is left."""
+        while outgoing.waits:
+            room = min(
+                self._max_frame,
+                self._window,
+                self._first_window + outgoing.window,
+                AHEAD_BYTES - self.waiting_bytes,
+            )
+            rest = outgoing.rest
+            if room < (_PREFIX_BYTES if rest is None else 1):
+                return
+            prefix = b""
+            if rest is None:
+                rest = memoryview(outgoing.messages.popleft())
+                prefix = http2.MESSAGE_PREFIX.pack(0, len(rest))
+            part = rest[: room - len(prefix)]
+            outgoing.rest = rest[len(part) :] if len(part) < len(rest) else None
+            size = len(prefix) + len(part)
+            head = http2.HEAD.pack(size >> 16, size & 0xFFFF, http2.DATA, 0, outgoing.stream)
+            self._pieces.append(head + prefix)
+            self._pieces.append(part)
+            self._window -= size
+            outgoing.window -= size
+            outgoing.waiting_bytes -= len(part)
+            self.waiting_bytes += http2.HEAD.size + size
+        del self._held[outgoing.stream]
+        if outgoing.trailers is not None:
+            self.add(outgoing.trailers)
+            outgoing.trailers = None
+            self.ended.append(outgoing.stream)
