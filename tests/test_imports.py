@@ -44,8 +44,8 @@ BREACHES = (
     Breach("C1: the server's core", "server/tideserve/server/core/queue.py", "import tideserve.v1.methods"),
     Breach("C1: the autoscaler's core", "autoscaler/tideserve/autoscaler/core/reconcile.py", "import random"),
     Breach("C1: the autoscaler's core", "autoscaler/tideserve/autoscaler/core/reconcile.py", "import tideserve.autoscaler.launchers.process"),
-    Breach("only the native front", "server/tideserve/server/app.py", "import pygrpc_native"),
-    Breach("only the native front", "server/tideserve/server/service/inference.py", "import pygrpc_native"),
+    Breach("a front carries bytes", "server/tideserve/server/front/native/calls.py", "import tideserve.server.core.queue"),
+    Breach("a front carries bytes", "server/tideserve/server/front/grpcio.py", "import tideserve.server.service.leases"),
 )  # fmt: skip
 
 

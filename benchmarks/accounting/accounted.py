@@ -106,7 +106,7 @@ def _account(before: _Reading, after: _Reading, requests: int, requests_per_s: f
     # What the dispatcher's thread does outside its turns is the loop's, too.
     dispatcher_us = us("dispatcher_s") - us("stopwatch_s")
     stages_us["loop"] += dispatcher_us - sum(stages_us.values())
-    parts = {"front (HTTP/2 threads)": us("frontend_s") - us("dispatcher_s")}
+    parts = {"frontend: other threads": us("frontend_s") - us("dispatcher_s")}
     parts |= {f"frontend: {stage}": spent for stage, spent in stages_us.items()}
     parts["replica"] = us("replica_s")
     # Time, not CPU: another process may have had the core meanwhile.

@@ -35,7 +35,8 @@ def _totals(watch: Stopwatch) -> dict[str, object]:
 def _wrap_all(watch: Stopwatch) -> None:
     from tideserve.server import dispatcher, plans
     from tideserve.server.core import scheduler
-    from tideserve.server.front import grpcio, native
+    from tideserve.server.front.grpcio import GrpcioFront
+    from tideserve.server.front.native.front import NativeFront
     from tideserve.server.service import inference, leases, replicas
 
     for owner, name, stage in (
@@ -53,7 +54,8 @@ def _wrap_all(watch: Stopwatch) -> None:
         (inference.InferenceService, "on_complete", Stage.SCATTER),
     ):
         _wrap(watch, owner, name, _always(stage))
-    for front in (native.NativeFront, grpcio.GrpcioFront):
+    _wrap(watch, NativeFront, "_flush", _always(Stage.SEND))
+    for front in (NativeFront, GrpcioFront):
         _wrap(watch, front, "recv", lambda _: Stage.RECEIVE)
         # An answer to a replica is the link's.
         _wrap(watch, front, "respond", lambda now: now if now is Stage.LINK else Stage.RESPOND)

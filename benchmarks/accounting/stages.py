@@ -8,7 +8,9 @@ class Stage(Enum):
     """A step on the dispatcher's thread."""
 
     RECEIVE = "receive"
-    """Taking events from the front."""
+    """Waiting for the front's sockets, reading them, and HTTP/2 on the way in."""
+    SEND = "send"
+    """Writing to the front's sockets."""
     PARSE = "parse"
     ADMIT = "admission"
     DECIDE = "decide"
@@ -20,7 +22,7 @@ class Stage(Enum):
     SCATTER = "scatter"
     """Checking a batch's outputs, cutting them into answers."""
     RESPOND = "respond"
-    """Handing answers to the front."""
+    """Handing answers to the front: HTTP/2 on the way out."""
     LOOP = "loop"
     """The dispatcher's turn around all of these."""
 

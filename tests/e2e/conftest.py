@@ -26,7 +26,7 @@ def start_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
         server.close()
 
 
-@pytest.fixture(params=["direct", "native", "grpcio"])
+@pytest.fixture(params=["native", "grpcio"])
 def front(request: pytest.FixtureRequest) -> str:
     """Both fronts, one suite."""
     kind = request.param

@@ -36,7 +36,7 @@ ROWS = 8
 FULL_BATCH_ROWS = 64
 
 
-@pytest.fixture(scope="module", params=["direct", "native", "grpcio"])
+@pytest.fixture(scope="module", params=["native", "grpcio"])
 def server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:

@@ -45,8 +45,7 @@ CHANNELS: Final = 4
 STREAM_REQUESTS: Final = 20
 PATIENT_S: Final = 20.0
 GRACE_S: Final = 5.0
-# The native front keeps connections to its fallback: up to 12 more than at the start, however
-# long the fuzzing lasts.
+# What a server may have open more than at the start, however long the fuzzing lasts.
 SPARE_FILES: Final = 16
 
 PAIR_CONFIG: Final = """
@@ -87,7 +86,7 @@ GONE: Final = frozenset({grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXC
 WRITES_TOO_LATE: Final = "Internal error from Core"
 
 
-@pytest.fixture(params=["direct", "native", "grpcio"])
+@pytest.fixture(params=["native", "grpcio"])
 def server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:

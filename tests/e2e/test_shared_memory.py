@@ -105,7 +105,7 @@ def arenas_open(server: Server) -> int:
     return found
 
 
-@pytest.mark.parametrize("front", ["direct", "native", "grpcio"])
+@pytest.mark.parametrize("front", ["native", "grpcio"])
 def test_killed_replicas_and_callers_leave_nothing_and_fail_nobody(
     start_server: Callable[..., Server], repository: Path, front: str
 ) -> None:

@@ -66,7 +66,7 @@ class Model:
 """
 
 
-@pytest.fixture(scope="module", params=["direct", "native", "grpcio"])
+@pytest.fixture(scope="module", params=["native", "grpcio"])
 def server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:

@@ -4,8 +4,8 @@ from typing import Final
 
 # On replica and control calls: the server's token.
 TOKEN_METADATA_KEY: Final = "tideserve-token"  # noqa: S105 - the key, not a token
-# In the trailers of a refusal: milliseconds until the next try, negative for never (gRFC A6).
-# The native front cannot send keys that begin with grpc-, so there it comes under ours only.
+# In the trailers of a refusal: milliseconds until the next try, negative for never (gRFC A6). Under
+# our own key as well, which no gRPC library reads for itself.
 PUSHBACK_METADATA_KEY: Final = "tideserve-retry-pushback-ms"
 GRPC_PUSHBACK_METADATA_KEY: Final = "grpc-retry-pushback-ms"
 NEVER_AGAIN_MS: Final = -1

@@ -48,7 +48,7 @@ def serve(
     threads: Annotated[
         int | None, typer.Option(help="CPU threads a replica; default: cores / replicas.")
     ] = None,
-    front: Annotated[str, typer.Option(help="auto, direct, native or grpcio.")] = "auto",
+    front: Annotated[str, typer.Option(help="auto, native or grpcio.")] = "auto",
     tls_cert: Annotated[Path | None, typer.Option(help="PEM certificate chain.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="PEM private key.")] = None,
     tls_client_ca: Annotated[
@@ -69,9 +69,7 @@ def serve(
         int,
         typer.Option(help="Memory shared with each local replica, each way; 0: none."),
     ] = 64 * 1024 * 1024,
-    max_connections: Annotated[
-        int | None, typer.Option(help="Connections at a time (not with the native front).")
-    ] = None,
+    max_connections: Annotated[int | None, typer.Option(help="Connections at a time.")] = None,
     max_concurrent_streams: Annotated[int, typer.Option(help="Calls a connection.")] = 4096,
     keepalive_time_s: Annotated[float, typer.Option(help="Idle time before a ping.")] = 7200.0,
     keepalive_timeout_s: Annotated[float, typer.Option(help="Wait for a ping's answer.")] = 20.0,

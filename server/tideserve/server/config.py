@@ -8,7 +8,7 @@ from tideserve.server.errors import StartError
 from tideserve.server.front import FrontSettings
 from tideserve.server.service.repository import ModelControl
 
-FRONTS = ("auto", "direct", "native", "grpcio")
+FRONTS = ("auto", "native", "grpcio")
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,9 +25,8 @@ from tideserve.server.front import (
     Status,
     StreamMessage,
 )
-from tideserve.server.front.direct.front import DirectFront
 from tideserve.server.front.grpcio import GrpcioFront
-from tideserve.server.front.native import NativeFront
+from tideserve.server.front.native.front import NativeFront
 from tideserve.v1.methods import Kind
 
 UNARY, STREAM, BIDI = "/test.Echo/Unary", "/test.Echo/Stream", "/test.Echo/Bidi"
@@ -48,8 +47,6 @@ class OwnedFront(Front, Protocol):
 
 
 def make(kind: str, settings: FrontSettings) -> OwnedFront:
-    if kind == "direct":
-        return DirectFront(METHODS, settings)
     if kind == "native":
         return NativeFront(METHODS, settings)
     return GrpcioFront(METHODS, settings)
@@ -59,7 +56,7 @@ def settings(port: int = 0, **changes: object) -> FrontSettings:
     return FrontSettings(port=port, max_message_bytes=LIMIT_BYTES, **changes)  # type: ignore[arg-type]
 
 
-@pytest.fixture(params=["direct", "native", "grpcio"])
+@pytest.fixture(params=["native", "grpcio"])
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -434,17 +431,14 @@ def test_many_bidirectional_and_unary_calls_mix(front: OwnedFront, client: Clien
     assert read == [[b"s%d" % n] for n in range(30)]
 
 
-def test_a_status_comes_with_message_and_pushback(
-    kind: str, front: OwnedFront, client: Client
-) -> None:
+def test_a_status_comes_with_message_and_pushback(front: OwnedFront, client: Client) -> None:
     future = client.unary.future(b"", timeout=WAIT_S)
     assert front.fail(take_call(front).call_id, Status(8, "queue full", pushback_ms=250))
     error = failure(front, future)
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert error.details() == "queue full"
     assert ("tideserve-retry-pushback-ms", "250") in trailers(error)
-    # The native wheel keeps gRPC's own key to itself.
-    assert (("grpc-retry-pushback-ms", "250") in trailers(error)) is (kind != "native")
+    assert ("grpc-retry-pushback-ms", "250") in trailers(error)
 
 
 def test_a_status_without_pushback_sends_no_trailer(front: OwnedFront, client: Client) -> None:

@@ -1,9 +1,10 @@
 """The front: calls come in as events, answers go out by call id.
 
-Two fronts implement `Front`: `native` (HTTP/2 in Rust, outside the GIL) and `grpcio`
-(TLS, and wherever the native wheel does not exist). Both carry opaque bytes; what they
-mean is the service's business. One thread, the dispatcher's, calls everything here but
-`wake`, which any thread may call.
+Two fronts implement `Front`: `native` (HTTP/2 in the dispatcher's own thread) and `grpcio` (TLS,
+and wherever there is no epoll). Both carry opaque bytes; what they mean is the service's business.
+One thread, the dispatcher's, calls everything here but `wake`, which any thread may call.
+
+Answers leave at the latest within the next `recv`.
 """
 
 from dataclasses import dataclass
@@ -110,7 +111,7 @@ class TlsFiles:
 
 @dataclass(frozen=True, slots=True)
 class FrontSettings:
-    """What both fronts understand; `max_connections` and `tls` need the grpcio front.
+    """What both fronts understand; `tls` needs the grpcio front.
 
     With `tls`, this machine's own replicas and autoscaler come in plain text over the unix
     socket `own_socket(port)`, in a folder that only this user can enter: they have no

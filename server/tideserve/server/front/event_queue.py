@@ -30,11 +30,6 @@ class EventQueue:
         self._loop = loop
 
     @property
-    def has_events(self) -> bool:
-        """Whether `take` would return at once."""
-        return not self._events.empty()
-
-    @property
     def waiting(self) -> tuple[int, int]:
         """Events and bytes that wait."""
         return self._events.qsize(), self._bytes_in - self._bytes_out

@@ -1,7 +1,6 @@
 """The grpcio front: a grpc.aio server on a thread of its own.
 
-It carries TLS and mTLS, serves where the native wheel does not exist, and takes the
-bidirectional methods of the native front over a unix socket.
+It carries TLS and mTLS, and serves where the native front cannot.
 """
 
 import asyncio
@@ -81,27 +80,13 @@ _Answer = asyncio.Future[bytes | Status]
 class GrpcioFront:
     """A `Front` on grpc.aio. `methods` are (path, kind); messages stay bytes.
 
-    `address` (for example `unix:/run/x.sock`) replaces host, port and TLS of the settings;
-    `notify` is called by the loop's thread after each event; call ids are multiples of
-    `id_step`, which keeps the ids of two fronts apart.
-
     A call lives in `_calls` until it is answered or its caller is gone. `dict.pop` is atomic,
     and whoever pops a call ends it: either an answer finds its call or a `Cancel` is sent.
     """
 
-    def __init__(
-        self,
-        methods: Sequence[tuple[str, Kind]],
-        settings: FrontSettings,
-        *,
-        address: str | None = None,
-        notify: Callable[[], None] | None = None,
-        id_step: int = 1,
-    ) -> None:
+    def __init__(self, methods: Sequence[tuple[str, Kind]], settings: FrontSettings) -> None:
         self._settings = settings
-        self._address = address
-        self._notify = notify
-        self._ids = itertools.count(id_step, id_step)
+        self._ids = itertools.count(1)
         self._handlers = {path: self._handler(path, kind) for path, kind in methods}
         self._calls: dict[int, _Answer | _Stream] = {}
         self._events = EventQueue()
@@ -115,7 +100,7 @@ class GrpcioFront:
 
     @property
     def port(self) -> int:
-        """The bound port; 0 before `start`, 1 on a unix socket (as grpcio says)."""
+        """The bound port; 0 before `start`."""
         return self._port
 
     @property
@@ -123,18 +108,13 @@ class GrpcioFront:
         """Calls begun and neither answered nor cancelled."""
         return len(self._calls)
 
-    @property
-    def has_events(self) -> bool:
-        """Whether `recv` would return at once."""
-        return self._events.has_events
-
     def start(self) -> None:
         """Binds and accepts, once.
 
         Raises `AddressInUseError`, `CertificateError`, `StartError` for any other bind.
         """
         assert self._thread is None, "a front starts once"
-        credentials = server_credentials(self._settings) if self._address is None else None
+        credentials = server_credentials(self._settings)
         started: Future[int] = Future()
         self._thread = threading.Thread(
             target=lambda: asyncio.run(self._serve(credentials, started)), name="front-grpcio"
@@ -257,12 +237,11 @@ class GrpcioFront:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         self._events.open(self._loop)
-        server = grpc.aio.server(options=server_options(self._settings, self._address))
+        server = grpc.aio.server(options=server_options(self._settings))
         server.add_generic_rpc_handlers((_Handlers(self._handlers),))
         try:
-            port = bind(server, self._settings, self._address, credentials)
-            if self._address is None:
-                bind_own_socket(server, self._settings, port)
+            port = bind(server, self._settings, credentials)
+            bind_own_socket(server, self._settings, port)
             await server.start()
         except BaseException as error:  # noqa: BLE001
             # start() raises it in the thread that waits for it.
@@ -317,7 +296,9 @@ class GrpcioFront:
         call_id = next(self._ids)
         self._calls[call_id] = call
         metadata = tuple(context.invocation_metadata() or ())
-        self._put(Call(call_id, path, payload, metadata, context.peer(), context.time_remaining()))
+        self._events.put(
+            Call(call_id, path, payload, metadata, context.peer(), context.time_remaining())
+        )
         return call_id
 
     async def _answer_stream(self, call_id: int, stream: _Stream, context: _Context) -> None:
@@ -350,18 +331,13 @@ class GrpcioFront:
             if call_id not in self._calls:
                 return
             if not isinstance(message, bytes):  # grpc.aio.EOF
-                self._put(HalfClose(call_id))
+                self._events.put(HalfClose(call_id))
                 return
-            self._put(StreamMessage(call_id, message))
+            self._events.put(StreamMessage(call_id, message))
 
     def _cancel(self, call_id: int) -> None:
         if self._calls.pop(call_id, None) is not None and not self._closing:
-            self._put(Cancel(call_id))
-
-    def _put(self, event: Event) -> None:
-        self._events.put(event)
-        if self._notify is not None:
-            self._notify()
+            self._events.put(Cancel(call_id))
 
     async def _refuse_when_full(self, context: _Context) -> None:
         if self._events.is_full:

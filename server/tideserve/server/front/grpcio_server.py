@@ -28,21 +28,18 @@ def server_credentials(settings: FrontSettings) -> grpc.ServerCredentials | None
 def bind(
     server: grpc.aio.Server,
     settings: FrontSettings,
-    address: str | None,
     credentials: grpc.ServerCredentials | None,
 ) -> int:
-    """Binds `address`, else host and port of the settings; the bound port.
+    """Binds host and port of the settings; the bound port.
 
     Raises `AddressInUseError`, `StartError` for any other reason.
     """
-    target = address or host_port(settings.host, settings.port)
+    target = host_port(settings.host, settings.port)
     try:
         if credentials is None:
             return server.add_insecure_port(target)
         return server.add_secure_port(target, credentials)
     except RuntimeError as error:
-        if address is not None:
-            raise bind_error(address, 0, None, str(error)) from error
         number, reason = why_unbindable(settings.host, settings.port)
         raise bind_error(settings.host, settings.port, number, reason or str(error)) from error
 
@@ -63,9 +60,8 @@ def bind_own_socket(server: grpc.aio.Server, settings: FrontSettings, port: int)
         ) from error
 
 
-def server_options(settings: FrontSettings, address: str | None) -> list[tuple[str, int]]:
-    """grpc-core's channel arguments. A front on `address` is another's fallback and takes
-    that one's connections, so it does not count them."""
+def server_options(settings: FrontSettings) -> list[tuple[str, int]]:
+    """grpc-core's channel arguments."""
     options = [
         ("grpc.so_reuseport", 0),  # or a second server would silently share the port
         ("grpc.max_receive_message_length", settings.max_message_bytes),
@@ -80,6 +76,6 @@ def server_options(settings: FrontSettings, address: str | None) -> list[tuple[s
         ("grpc.max_metadata_size", _METADATA_BYTES),
         ("grpc.absolute_max_metadata_size", _METADATA_BYTES),
     ]
-    if settings.max_connections is not None and address is None:
+    if settings.max_connections is not None:
         options.append(("grpc.max_allowed_incoming_connections", settings.max_connections))
     return options

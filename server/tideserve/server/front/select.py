@@ -4,60 +4,38 @@ from collections.abc import Sequence
 
 from tideserve.server.errors import UnsupportedFrontError
 from tideserve.server.front import Front, FrontSettings
+from tideserve.server.front.grpcio import GrpcioFront
+from tideserve.server.front.native import unsupported
 from tideserve.v1.methods import Kind
 
-KINDS = ("auto", "direct", "native", "grpcio")
+KINDS = ("auto", "native", "grpcio")
 
 
 def choose(kind: str, settings: FrontSettings) -> tuple[str, str]:
-    """The front (`direct`, `native` or `grpcio`) that serves these settings, and why.
+    """The front (`native` or `grpcio`) that serves these settings, and why.
 
     Raises `UnsupportedFrontError` when the one asked for cannot.
     """
-    match kind:
-        case "grpcio":
-            return kind, "asked for"
-        case "auto":
-            obstacle = _obstacle("direct", settings)
-            if obstacle is None:
-                return "direct", "it takes the least CPU a call"
-            return "grpcio", obstacle
-        case "direct" | "native":
-            obstacle = _obstacle(kind, settings)
-            if obstacle is None:
-                return kind, "asked for"
-            raise UnsupportedFrontError(f"{obstacle}: choose the grpcio front (--front grpcio)")
-        case _:
-            raise UnsupportedFrontError(
-                f"front {kind!r} does not exist; expected auto, direct, native or grpcio"
-            )
+    if kind not in KINDS:
+        raise UnsupportedFrontError(
+            f"front {kind!r} does not exist; expected auto, native or grpcio"
+        )
+    if kind == "grpcio":
+        return "grpcio", "asked for"
+    obstacle = unsupported(settings)
+    if obstacle is None:
+        return "native", "asked for" if kind == "native" else "it takes the least CPU a call"
+    if kind == "native":
+        raise UnsupportedFrontError(f"{obstacle}: choose the grpcio front (--front grpcio)")
+    return "grpcio", obstacle
 
 
 def make_front(kind: str, methods: Sequence[tuple[str, Kind]], settings: FrontSettings) -> Front:
     """The chosen front, constructed and not started. Raises as `choose` does."""
-    match choose(kind, settings)[0]:
-        case "direct":
-            from tideserve.server.front.direct.front import DirectFront
+    chosen, _ = choose(kind, settings)
+    if chosen == "native":
+        # Only where there is an epoll.
+        from tideserve.server.front.native.front import NativeFront
 
-            return DirectFront(methods, settings)
-        case "native":
-            from tideserve.server.front.native import NativeFront
-
-            return NativeFront(methods, settings)
-        case _:
-            from tideserve.server.front.grpcio import GrpcioFront
-
-            return GrpcioFront(methods, settings)
-
-
-def _obstacle(kind: str, settings: FrontSettings) -> str | None:
-    """Why this front cannot serve here."""
-    if kind == "direct":
-        from tideserve.server.front.direct import front
-
-        return front.unsupported(settings)
-    try:
-        from tideserve.server.front.native import unsupported
-    except ImportError as error:
-        return f"the pygrpc-native package cannot be imported ({error})"
-    return unsupported(settings)
+        return NativeFront(methods, settings)
+    return GrpcioFront(methods, settings)

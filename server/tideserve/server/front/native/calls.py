@@ -11,16 +11,16 @@ from typing import Final
 
 from tideserve.server.errors import Code
 from tideserve.server.front import Call, Cancel, Event, HalfClose, Status, StreamMessage
-from tideserve.server.front.direct.errors import ProtocolError, RefusedMessageError
-from tideserve.server.front.direct.headers import (
+from tideserve.server.front.native.errors import ProtocolError, RefusedMessageError
+from tideserve.server.front.native.headers import (
     ANSWER_BEGINS,
     ANSWER_IS_OK,
     RequestHead,
     http_status_block,
     status_block,
 )
-from tideserve.server.front.direct.messages import MessageReader
-from tideserve.server.front.direct.outbox import Outbox, Outgoing
+from tideserve.server.front.native.messages import MessageReader
+from tideserve.server.front.native.outbox import Outbox, Outgoing
 from tideserve.server.front.refusal import (
     reads_too_slowly,
     stream_backlog_is_full,

@@ -1,10 +1,9 @@
-"""The direct front: which sockets are looked at, and when."""
+"""The native front: which sockets are looked at, and when."""
 
 import errno
 import logging
 import select
 import socket
-import sys
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -13,10 +12,11 @@ from typing import Final
 from tideserve.server.errors import Code, UnsupportedFrontError
 from tideserve.server.front import Cancel, Event, FrontSettings, Status
 from tideserve.server.front.address import bind_error
-from tideserve.server.front.direct.bell import Bell
-from tideserve.server.front.direct.calls import Shared
-from tideserve.server.front.direct.link import STREAM_BITS, STREAM_MASK, Link
-from tideserve.server.front.direct.listener import accept, listen
+from tideserve.server.front.native import unsupported
+from tideserve.server.front.native.bell import Bell
+from tideserve.server.front.native.calls import Shared
+from tideserve.server.front.native.link import STREAM_BITS, STREAM_MASK, Link
+from tideserve.server.front.native.listener import accept, listen
 from tideserve.server.front.refusal import (
     LAST_ANSWERS_S,
     answer_too_large,
@@ -41,16 +41,7 @@ _OUT_OF_FILES: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, err
 _LAST_LOOK_S: Final = 0.02
 
 
-def unsupported(settings: FrontSettings) -> str | None:
-    """Why these settings need another front; None when this one can serve them."""
-    if sys.platform != "linux":
-        return "the direct front waits with epoll, which only Linux has"
-    if settings.tls is not None:
-        return "the direct front has no TLS"
-    return None
-
-
-class DirectFront:
+class NativeFront:
     """A `Front` on sockets of its own. `methods` are (path, kind); messages stay bytes.
 
     It works within `recv` alone: calls come in there, and answers leave there, at the next one

@@ -6,9 +6,9 @@ import socket
 from typing import Final
 
 from tideserve.server.front import Event
-from tideserve.server.front.direct.calls import Shared
-from tideserve.server.front.direct.connection import Connection
-from tideserve.server.front.direct.errors import ProtocolError
+from tideserve.server.front.native.calls import Shared
+from tideserve.server.front.native.connection import Connection
+from tideserve.server.front.native.errors import ProtocolError
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from typing import Final
 
 from tideserve.server.errors import Code
 from tideserve.server.front import Status
-from tideserve.server.front.direct.errors import RefusedMessageError
+from tideserve.server.front.native.errors import RefusedMessageError
 from tideserve.server.front.refusal import request_too_large
 from tideserve.v1.http2 import MESSAGE_PREFIX
 

@@ -1,4 +1,4 @@
-"""What goes wrong inside the direct front and is answered inside it."""
+"""What goes wrong inside the native front and is answered inside it."""
 
 from tideserve.server.errors import TideserveError
 from tideserve.server.front import Status

@@ -13,7 +13,7 @@ from urllib.parse import quote
 from hpack import Decoder, Encoder, HPACKError, NeverIndexedHeaderTuple
 
 from tideserve.server.front import Metadata, Status
-from tideserve.server.front.direct.errors import ProtocolError
+from tideserve.server.front.native.errors import ProtocolError
 from tideserve.v1 import http2
 from tideserve.v1.metadata import GRPC_PUSHBACK_METADATA_KEY, PUSHBACK_METADATA_KEY
 

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from tideserve.server.front.direct.errors import ProtocolError
+from tideserve.server.front.native.errors import ProtocolError
 from tideserve.v1 import http2
 
 #: Type, flags, stream, payload.
