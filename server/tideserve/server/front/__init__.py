@@ -7,12 +7,15 @@ One thread, the dispatcher's, calls everything here but `wake`, which any thread
 Answers leave at the latest within the next `recv`.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
 # Names, shapes and counts of a lease or an answer; a megabyte is thousands of tensors.
 ANSWER_HEAD_BYTES: Final = 1024 * 1024
+# unix(7): 108 bytes with the one that ends it.
+MAX_SOCKET_PATH_BYTES: Final = 107
 
 Metadata = tuple[tuple[str, str | bytes], ...]
 
@@ -113,8 +116,8 @@ class TlsFiles:
 class FrontSettings:
     """What both fronts understand; `tls` needs the grpcio front.
 
-    With `tls`, this machine's own replicas and autoscaler come in plain text over the unix
-    socket `own_socket(port)`, in a folder that only this user can enter: they have no
+    This machine's own replicas come in plain text over the unix socket `own_socket(port)`, in a
+    folder that only this user can enter: it costs less than the port, and with `tls` they have no
     certificates to show.
     """
 
@@ -135,7 +138,10 @@ class FrontSettings:
         return self.max_message_bytes + ANSWER_HEAD_BYTES
 
     def own_socket(self, port: int) -> Path | None:
-        """Where our own processes reach a server with TLS; None where they use the port."""
-        if self.tls is None or self.own_folder is None:
+        """Where this machine's own replicas reach the server; None where they use the port."""
+        if self.own_folder is None:
             return None
-        return self.own_folder / f"front-{port}.sock"
+        path = self.own_folder / f"front-{port}.sock"
+        # Without TLS the port does as well where no socket can have that name.
+        fits = len(os.fsencode(path)) <= MAX_SOCKET_PATH_BYTES
+        return path if fits or self.tls is not None else None

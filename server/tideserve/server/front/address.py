@@ -2,8 +2,10 @@
 
 import errno
 import socket
+from pathlib import Path
 
 from tideserve.server.errors import AddressInUseError, StartError
+from tideserve.server.front import MAX_SOCKET_PATH_BYTES
 
 
 def host_port(host: str, port: int) -> str:
@@ -21,6 +23,14 @@ def bind_error(host: str, port: int, number: int | None, reason: str) -> StartEr
         )
     return StartError(
         f"cannot listen on {address}: {reason}; expected a free port on an address of this machine"
+    )
+
+
+def own_socket_error(path: Path, reason: str) -> StartError:
+    """The error for a unix socket of the server's own replicas that cannot be had."""
+    return StartError(
+        f"the socket {path} of the server's own replicas cannot be bound: {reason}; a path "
+        f"may have at most {MAX_SOCKET_PATH_BYTES} bytes: set XDG_RUNTIME_DIR to a shorter one"
     )
 
 

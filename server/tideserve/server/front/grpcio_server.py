@@ -5,9 +5,8 @@ from typing import Final
 import grpc
 import grpc.aio
 
-from tideserve.server.errors import StartError
 from tideserve.server.front import FrontSettings
-from tideserve.server.front.address import bind_error, host_port, why_unbindable
+from tideserve.server.front.address import bind_error, host_port, own_socket_error, why_unbindable
 from tideserve.server.front.certificates import read_tls_files
 
 _METADATA_BYTES: Final = 16_384
@@ -45,7 +44,7 @@ def bind(
 
 
 def bind_own_socket(server: grpc.aio.Server, settings: FrontSettings, port: int) -> None:
-    """Beside TLS, the plain unix socket of our own processes. Raises `StartError`."""
+    """Beside the port, the plain unix socket of our own processes. Raises `StartError`."""
     path = settings.own_socket(port)
     if path is None:
         return
@@ -54,10 +53,7 @@ def bind_own_socket(server: grpc.aio.Server, settings: FrontSettings, port: int)
         path.parent.chmod(0o700)
         server.add_insecure_port(f"unix:{path}")
     except (OSError, RuntimeError) as error:
-        raise StartError(
-            f"the socket {path} of the server's own replicas cannot be bound: {error}; a path "
-            "may have at most 107 bytes: set XDG_RUNTIME_DIR to a shorter one"
-        ) from error
+        raise own_socket_error(path, str(error)) from error
 
 
 def server_options(settings: FrontSettings) -> list[tuple[str, int]]:

@@ -12,6 +12,7 @@ from typing import Final
 from tideserve.server.errors import Code
 from tideserve.server.front import Call, Cancel, Event, HalfClose, Status, StreamMessage
 from tideserve.server.front.native.errors import ProtocolError, RefusedMessageError
+from tideserve.server.front.native.frames import Buffer
 from tideserve.server.front.native.headers import (
     ANSWER_BEGINS,
     ANSWER_IS_OK,
@@ -134,7 +135,7 @@ class Calls:
         if ends:
             self._half_close(stream, now_s)
 
-    def on_data(self, number: int, data: bytes, now_s: float, *, ends: bool) -> None:
+    def on_data(self, number: int, data: Buffer, now_s: float, *, ends: bool) -> None:
         """Some of a call's messages came."""
         stream = self._streams.get(number)
         if stream is None or stream.answered or stream.half_closed:
@@ -152,7 +153,7 @@ class Calls:
             and http2.MESSAGE_PREFIX.unpack_from(data) == (0, size)
         ):
             stream.half_closed = True
-            self._begin(stream, data[_PREFIX_BYTES:], now_s)
+            self._begin(stream, bytes(data[_PREFIX_BYTES:]), now_s)
             return
         self._take_parts(stream, data)
         if ends and not stream.answered:
@@ -252,7 +253,7 @@ class Calls:
             Call(stream.call_id, head.path, payload, head.metadata, self._peer, head.timeout_s)
         )
 
-    def _take_parts(self, stream: _Stream, data: bytes) -> None:
+    def _take_parts(self, stream: _Stream, data: Buffer) -> None:
         shared = self._shared
         reader = stream.reader
         if reader is None:

@@ -57,7 +57,9 @@ class Connection:
                 )
             if kind == http2.DATA:
                 calls.on_data(stream, payload, now_s, ends=bool(flags & http2.END_STREAM))
-            elif kind == http2.HEADERS:
+                continue
+            assert isinstance(payload, bytes), "only DATA comes as views"
+            if kind == http2.HEADERS:
                 self._on_headers(stream, flags, payload, now_s)
             elif kind == http2.WINDOW_UPDATE:
                 self._on_window_update(stream, payload)

@@ -5,8 +5,12 @@ from typing import Final
 from tideserve.server.front.native.errors import ProtocolError
 from tideserve.v1 import http2
 
-#: Type, flags, stream, payload.
-Frame = tuple[int, int, int, bytes]
+Buffer = bytes | memoryview
+#: Type, flags, stream, payload; of large DATA a view on what was read.
+Frame = tuple[int, int, int, Buffer]
+
+# Up to this size a copy costs less than a view.
+_COPY_BYTES: Final = 4096
 
 # Frames other than DATA, and padded ones, which are taken whole.
 _MAX_WHOLE_BYTES: Final = 64 * 1024
@@ -52,7 +56,8 @@ class FrameReader:
             if kind == http2.DATA and not flags & http2.PADDED:
                 self.taken_bytes += length
                 if end <= size:
-                    frames.append((kind, flags, stream, data[begin:end]))
+                    body = data if length <= _COPY_BYTES else memoryview(data)
+                    frames.append((kind, flags, stream, body[begin:end]))
                     at = end
                 else:
                     self._left_bytes, self._left_flags, self._left_stream = length, flags, stream
@@ -85,7 +90,7 @@ class FrameReader:
 
     def _take_part(self, data: bytes, at: int, frames: list[Frame]) -> int:
         """Takes what is here of a DATA frame; where the next frame begins."""
-        part = data[at : at + self._left_bytes]
+        part = memoryview(data)[at : at + self._left_bytes]
         self._left_bytes -= len(part)
         flags = 0 if self._left_bytes else self._left_flags
         if part:

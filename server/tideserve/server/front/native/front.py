@@ -7,16 +7,17 @@ import socket
 import time
 from collections import deque
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
 from tideserve.server.errors import Code, UnsupportedFrontError
 from tideserve.server.front import Cancel, Event, FrontSettings, Status
-from tideserve.server.front.address import bind_error
+from tideserve.server.front.address import bind_error, own_socket_error
 from tideserve.server.front.native import unsupported
 from tideserve.server.front.native.bell import Bell
 from tideserve.server.front.native.calls import Shared
 from tideserve.server.front.native.link import STREAM_BITS, STREAM_MASK, Link
-from tideserve.server.front.native.listener import accept, listen
+from tideserve.server.front.native.listener import accept, listen, listen_on_file
 from tideserve.server.front.refusal import (
     LAST_ANSWERS_S,
     answer_too_large,
@@ -70,6 +71,7 @@ class NativeFront:
         self._bell = Bell()
         self._next_chores_s = 0.0
         self._port = 0
+        self._own_socket: Path | None = None
 
     @property
     def port(self) -> int:
@@ -91,6 +93,15 @@ class NativeFront:
             raise bind_error(settings.host, settings.port, error.errno, str(error)) from error
         self._listeners[listener.fileno()] = listener
         self._port = int(listener.getsockname()[1])
+        self._own_socket = settings.own_socket(self._port)
+        if self._own_socket is not None:
+            try:
+                own = listen_on_file(self._own_socket)
+            except OSError as error:
+                listener.close()
+                self._listeners.clear()
+                raise own_socket_error(self._own_socket, str(error)) from error
+            self._listeners[own.fileno()] = own
         self._epoll = select.epoll()
         self._epoll.register(self._bell.open(), select.EPOLLIN)
         self._accept_again(self._epoll)
@@ -170,6 +181,8 @@ class NativeFront:
         for listener in self._listeners.values():
             listener.close()
         self._listeners.clear()
+        if self._own_socket is not None:
+            self._own_socket.unlink(missing_ok=True)
         for link in self._links.values():
             for number in link.calls.open:
                 link.calls.fail(number, server_has_stopped())

@@ -1,6 +1,7 @@
 """Where clients come in."""
 
 import socket
+from pathlib import Path
 from typing import Final
 
 _BACKLOG: Final = 1024
@@ -15,6 +16,23 @@ def listen(host: str, port: int) -> socket.socket:
         (str(address[0]), port), family=family, backlog=_BACKLOG, dualstack_ipv6=both
     )
     listener.setblocking(False)
+    return listener
+
+
+def listen_on_file(path: Path) -> socket.socket:
+    """A listening unix socket that only this user can reach. Raises OSError."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.parent.chmod(0o700)
+    # Of a server that ended without a chance to remove it: the port of its name is ours now.
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listener.bind(str(path))
+        listener.listen(_BACKLOG)
+        listener.setblocking(False)
+    except OSError:
+        listener.close()
+        raise
     return listener
 
 

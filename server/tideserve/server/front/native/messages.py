@@ -6,6 +6,7 @@ from typing import Final
 from tideserve.server.errors import Code
 from tideserve.server.front import Status
 from tideserve.server.front.native.errors import RefusedMessageError
+from tideserve.server.front.native.frames import Buffer
 from tideserve.server.front.refusal import request_too_large
 from tideserve.v1.http2 import MESSAGE_PREFIX
 
@@ -22,12 +23,12 @@ class MessageReader:
     def __init__(self, encoding: bytes, limit_bytes: int) -> None:
         self._encoding = encoding
         self._limit_bytes = limit_bytes
-        self._parts: list[bytes] = []
+        self._parts: list[Buffer] = []
         self._need_bytes = _PREFIX_BYTES
         self._compressed: bool | None = None  # None: the prefix is not here yet
         self.held_bytes = 0
 
-    def read(self, data: bytes) -> list[bytes]:
+    def read(self, data: Buffer) -> list[bytes]:
         """The messages that `data` completes. Raises `RefusedMessageError`, at the prefix of one
         that is too large."""
         messages: list[bytes] = []
@@ -70,9 +71,9 @@ class MessageReader:
         self.held_bytes -= count
         if len(first) == count:
             del parts[0]
-            return first
-        parts[0] = first[count:]
-        return first[:count]
+        else:
+            parts[0] = memoryview(first)[count:]
+        return bytes(first[:count])
 
     def _decompress(self, message: bytes) -> bytes:
         window_bits = _WINDOW_BITS.get(self._encoding)
