@@ -47,6 +47,13 @@ def autoscale(
             help="HOST:PORT of the frontend; by default the file's, else 127.0.0.1:8001.",
         ),
     ] = None,
+    local_address: Annotated[
+        str | None,
+        typer.Option(
+            help="Where replica processes on this machine dial, such as unix:/PATH; by default "
+            "as --address."
+        ),
+    ] = None,
     replicas: Annotated[
         int | None,
         typer.Option(
@@ -134,6 +141,7 @@ def autoscale(
             os.environ.setdefault(variable, str(max(1, most_threads)))
         plan = Plan(
             frontend=frontend,
+            local_address=local_address,
             state_dir=state_dir or _default_state_dir(port),
             policy=policy,
             rules=rules,

@@ -42,7 +42,7 @@ _EXPLAIN_LOOKS_S: Final = 5.0
 @dataclass(frozen=True, slots=True)
 class Plan:
     """All that is known before the start. `watched` None: there is no file, `policy` is fixed. `http_port` None: no
-    HTTP server; 0: any port."""
+    HTTP server; 0: any port. `local_address` None: replica processes dial as we do."""
 
     frontend: FrontendSettings
     state_dir: Path
@@ -54,6 +54,7 @@ class Plan:
     dry_run: bool = False
     http_host: str = "127.0.0.1"
     http_port: int | None = None
+    local_address: str | None = None
     environment: dict[str, str] = field(default_factory=dict, repr=False)
 
     @property
@@ -204,7 +205,9 @@ def _launcher(plan: Plan, on_exit: Callable[[], None]) -> _OpenLauncher:
             environment=plan.environment,
         )
         return DockerLauncher(settings, on_exit)
-    return ProcessLauncher(ProcessSettings(plan.state_dir), on_exit)
+    return ProcessLauncher(
+        ProcessSettings(plan.state_dir, local_address=plan.local_address), on_exit
+    )
 
 
 def _samples(plan: Plan, watch: FrontendWatch) -> tuple[_OpenSamples, Callable[[], None]]:

@@ -281,17 +281,18 @@ class App:
             shared_memory=SharedMemoryService(self._regions, front),
         )
 
-    def _own_address(self) -> str:
-        """Where replicas and the autoscaler on this machine dial."""
+    def _addresses(self) -> list[str]:
+        """Where the autoscaler dials, and replicas on this machine where that is elsewhere."""
         socket = self._settings.front.own_socket(self._front.port)
-        if socket is not None:
-            return f"unix:{socket}"
+        if socket is not None and self._settings.front.tls is not None:
+            return [f"--address=unix:{socket}"]
         host = self._settings.front.host
         if host == "0.0.0.0":  # noqa: S104 - compared, not bound
             host = "127.0.0.1"
         elif host in ("::", "[::]"):
             host = "::1"
-        return host_port(host, self._front.port)
+        address = f"--address={host_port(host, self._front.port)}"
+        return [address] if socket is None else [address, f"--local-address=unix:{socket}"]
 
     def _make_autoscaler(self, token: str) -> AutoscalerChild:
         environment = {**self._environment, "TIDESERVE_TOKEN": token}
@@ -309,7 +310,7 @@ class App:
             "-m",
             "tideserve.autoscaler",
             "--child",
-            f"--address={self._own_address()}",
+            *self._addresses(),
             f"--state-dir={self._state_folder / f'replicas-{self._front.port}'}",
             f"--log-level={settings.log_level}",
             f"--http-host={settings.front.host}",

@@ -66,12 +66,14 @@ _EXIT_CODE_WAIT_S: Final = 1.0  # the forkserver reaps within milliseconds
 @dataclass(frozen=True, slots=True)
 class ProcessSettings:
     """`entry` names the module with a replica's `ReplicaSettings` and `run`. Of replicas
-    that have ended the newest `kept_logs` log files stay."""
+    that have ended the newest `kept_logs` log files stay. They dial `local_address` where there
+    is one, else the address of their `ReplicaSpec`."""
 
     state_dir: Path
     entry: str = REPLICA_ENTRY
     preload: tuple[str, ...] = PRELOAD
     kept_logs: int = 50
+    local_address: str | None = None
 
 
 @dataclass(slots=True)
@@ -151,7 +153,7 @@ class ProcessLauncher:
             log_path=log_path,
             replica_id=spec.replica_id,
             key=spec.key,
-            address=spec.address,
+            address=self._settings.local_address or spec.address,
             token=spec.token,
             device=spec.device,
             threads=len(spec.cores) or spec.threads,

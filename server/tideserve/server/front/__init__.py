@@ -141,7 +141,7 @@ class FrontSettings:
         """Where this machine's own replicas reach the server; None where they use the port."""
         if self.own_folder is None:
             return None
-        path = self.own_folder / f"front-{port}.sock"
+        path = self.own_folder / f"front-{self.host}-{port}.sock"
         # Without TLS the port does as well where no socket can have that name.
         fits = len(os.fsencode(path)) <= MAX_SOCKET_PATH_BYTES
         return path if fits or self.tls is not None else None

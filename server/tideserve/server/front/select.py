@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 from tideserve.server.errors import UnsupportedFrontError
 from tideserve.server.front import Front, FrontSettings
-from tideserve.server.front.grpcio import GrpcioFront
 from tideserve.server.front.native import unsupported
 from tideserve.v1.methods import Kind
 
@@ -33,9 +32,11 @@ def choose(kind: str, settings: FrontSettings) -> tuple[str, str]:
 def make_front(kind: str, methods: Sequence[tuple[str, Kind]], settings: FrontSettings) -> Front:
     """The chosen front, constructed and not started. Raises as `choose` does."""
     chosen, _ = choose(kind, settings)
+    # Each where it is chosen: one needs epoll, the other 20 MB of grpcio.
     if chosen == "native":
-        # Only where there is an epoll.
         from tideserve.server.front.native.front import NativeFront
 
         return NativeFront(methods, settings)
+    from tideserve.server.front.grpcio import GrpcioFront
+
     return GrpcioFront(methods, settings)

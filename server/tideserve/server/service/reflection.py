@@ -11,7 +11,6 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
-from grpc_reflection.v1alpha.reflection import ReflectionServicer
 from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
 
 from tideserve.server.service.messages import parse
@@ -39,9 +38,24 @@ _AS_V1: Final = (("reflection.v1alpha", "reflection.v1"), ("reflection/v1alpha/"
 
 
 class ReflectionService:
-    """Owns the pool that reflection shows."""
+    """Owns the pool that reflection shows. It is made at the first question, which most servers
+    are never asked: it and grpcio, whose servicer answers, take some 25 MB."""
 
     def __init__(self) -> None:
+        self._servicer: Any = None
+
+    def answer(self, payload: bytes) -> bytes:
+        """One message of a reflection call. Raises `InvalidRequestError`."""
+        request = parse(ServerReflectionRequest, payload)
+        if self._servicer is None:
+            self._servicer = self._make_servicer()
+        (response,) = self._servicer.ServerReflectionInfo(iter([request]), None)
+        answer: bytes = response.SerializeToString()
+        return answer
+
+    def _make_servicer(self) -> Any:
+        from grpc_reflection.v1alpha.reflection import ReflectionServicer
+
         pool: Any = DescriptorPool()
         for module, names in (
             (health_pb2, ()),
@@ -58,14 +72,7 @@ class ReflectionService:
             file = FileDescriptorProto()
             module.DESCRIPTOR.CopyToProto(file)
             pool.AddSerializedFile(_renamed(file, names).SerializeToString())
-        self._servicer = ReflectionServicer(_SERVICES, pool=pool)
-
-    def answer(self, payload: bytes) -> bytes:
-        """One message of a reflection call. Raises `InvalidRequestError`."""
-        request = parse(ServerReflectionRequest, payload)
-        (response,) = self._servicer.ServerReflectionInfo(iter([request]), None)
-        answer: bytes = response.SerializeToString()
-        return answer
+        return ReflectionServicer(_SERVICES, pool=pool)
 
 
 def _renamed(file: FileDescriptorProto, names: Names) -> FileDescriptorProto:

@@ -178,11 +178,12 @@ class NativeFront:
         epoll = self._epoll
         if epoll is None:
             return
+        if self._own_socket is not None:
+            # Before the port is free, and another server's file has that name.
+            self._own_socket.unlink(missing_ok=True)
         for listener in self._listeners.values():
             listener.close()
         self._listeners.clear()
-        if self._own_socket is not None:
-            self._own_socket.unlink(missing_ok=True)
         for link in self._links.values():
             for number in link.calls.open:
                 link.calls.fail(number, server_has_stopped())
