@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-import httpx
 from cronsim import CronSim, CronSimError
 from pydantic import (
     BaseModel,
@@ -74,6 +73,9 @@ class PrometheusSection(Section):
     @field_validator("url")
     @classmethod
     def _check_url(cls, url: str) -> str:
+        # Judged by who will dial it; imported for files that have one (9 MB).
+        import httpx
+
         try:
             parsed = httpx.URL(url)
         except httpx.InvalidURL as error:

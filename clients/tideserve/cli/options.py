@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from tideserve.cli.exits import UsageFault, errors_as_exit_codes
+from tideserve.cli.client_errors import errors_as_exit_codes
+from tideserve.cli.exits import UsageFault
 from tideserve.cli.token import find_token
 from tideserve.client import Client, InvalidArgument, TlsOptions
 from tideserve.client.connection import DEFAULT_ADDRESS

@@ -10,9 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from math import isfinite
-from typing import Any, Final, Protocol
-
-import httpx
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from tideserve.autoscaler.core.fleet import ModelKey, ReplicaState, Snapshot
 from tideserve.autoscaler.core.load import Load, Sample
@@ -25,6 +23,10 @@ from tideserve.autoscaler.sources.series import (
     Version,
     loads_of,
 )
+
+if TYPE_CHECKING:
+    # 9 MB, which an autoscaler without a Prometheus does without.
+    import httpx
 
 _LOG: Final = logging.getLogger(__name__)
 _TIMEOUT_S: Final = 2.0
@@ -112,7 +114,7 @@ class PrometheusSamples:
             sample = replace(sample, loads=self._by_key(snapshot, loads, now_s))
         return sample
 
-    def poll(self, client: httpx.Client) -> None:
+    def poll(self, client: "httpx.Client") -> None:
         """Asks once for everything."""
         asked = self._asked
         if asked.loads:
@@ -125,6 +127,8 @@ class PrometheusSamples:
     # --- asking ---------------------------------------------------------------------------
 
     def _run(self) -> None:
+        import httpx
+
         # The address is in the file: a proxy of the environment is not meant for it.
         with httpx.Client(base_url=self._url, timeout=_TIMEOUT_S, trust_env=False) as client:
             while not self._closing.is_set():
@@ -132,7 +136,7 @@ class PrometheusSamples:
                 self._closing.wait(self._interval_s)
 
     def _told(
-        self, what: str, ask: Callable[[httpx.Client, str], None], client: httpx.Client
+        self, what: str, ask: "Callable[[httpx.Client, str], None]", client: "httpx.Client"
     ) -> None:
         """Says what is wrong once, and once that it is over."""
         try:
@@ -151,7 +155,7 @@ class PrometheusSamples:
         if self._troubles.pop(what, None) is not None:
             _LOG.info("Prometheus at %s answers again for %s", self._url, what)
 
-    def _poll_loads(self, client: httpx.Client, _what: str) -> None:
+    def _poll_loads(self, client: "httpx.Client", _what: str) -> None:
         scraped = _query(client, "timestamp(tideserve_arrivals_total)")
         points = [
             Point(
@@ -195,7 +199,7 @@ class PrometheusSamples:
                 "have it scrape the frontend's HTTP port"
             )
 
-    def _poll_trigger(self, client: httpx.Client, query: str) -> None:
+    def _poll_trigger(self, client: "httpx.Client", query: str) -> None:
         answers = _query(client, query)
         if len(answers) != 1:
             raise SourceError(
@@ -251,9 +255,11 @@ def _ready(snapshot: Snapshot, key: ModelKey) -> int:
     return sum(r.key == key and r.state is ReplicaState.READY for r in snapshot.replicas)
 
 
-def _query(client: httpx.Client, query: str) -> list[tuple[dict[str, str], float, float]]:
+def _query(client: "httpx.Client", query: str) -> list[tuple[dict[str, str], float, float]]:
     """Labels, the time of the evaluation (unix seconds) and the value of each series. Raises
     `SourceError`."""
+    import httpx
+
     try:
         response = client.post("/api/v1/query", data={"query": query})
         document: Any = response.json()

@@ -72,8 +72,9 @@ class HeaderReader:
         if fields is None:  # a change of the table's size goes before it
             return _head(self._decode(block))
         head = _head([self._field(field) for field in fields])
-        if len(self._heads) < _CACHED_BLOCKS and head.timeout_s is None:
-            self._heads[block] = head
+        if len(self._heads) >= _CACHED_BLOCKS:
+            self._heads.clear()
+        self._heads[block] = head
         return head
 
     def _field(self, field: bytes) -> tuple[bytes, bytes]:
