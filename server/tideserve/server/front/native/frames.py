@@ -51,6 +51,7 @@ class FrameReader:
         while size - at >= _HEAD_BYTES:
             high, length, kind, flags, stream = unpack(data, at)
             length |= high << 16
+            stream &= http2.LAST_STREAM  # its first bit is reserved: a call's id has no room for it
             begin = at + _HEAD_BYTES
             end = begin + length
             if kind == http2.DATA and not flags & http2.PADDED:

@@ -1,0 +1,73 @@
+"""What a hostile or an odd client found: each of these once hurt the other clients."""
+
+import time
+from collections.abc import Callable
+
+from tideserve.server.front import Call, Event
+from tideserve.server.front.native.calls import Shared
+from tideserve.server.front.native.connection import Connection
+from tideserve.v1 import http2
+from tideserve.v1.methods import Kind
+
+UNARY, BIDI = "/test.Echo/Unary", "/test.Echo/Bidi"
+FIRST_ID = 1 << 31
+RESERVED_BIT = 1 << 31
+#: A turn of the loop that takes longer than this is felt by every client.
+TURN_S = 1.0
+
+
+def shared(max_held_bytes: int = 1 << 30, max_concurrent_streams: int = 4096) -> Shared:
+    methods = {UNARY: Kind.UNARY, BIDI: Kind.BIDI}
+    return Shared(methods, 64 << 20, max_held_bytes, max_concurrent_streams)
+
+
+def connected(of: Shared | None = None) -> Connection:
+    """A connection whose client has taken the server's settings."""
+    connection = Connection(of or shared(), FIRST_ID, "ipv4:127.0.0.1:1")
+    connection.open()
+    ack = http2.frame(http2.SETTINGS, http2.ACK, 0, b"")
+    connection.receive(http2.PREFACE + http2.settings({}) + ack, 0.0)
+    return connection
+
+
+def block(path: str = UNARY) -> bytes:
+    return b"\x83\x86" + b"".join(
+        b"\0" + bytes((len(name),)) + name + bytes((len(value),)) + value
+        for name, value in (
+            (b":path", path.encode()),
+            (b"content-type", b"application/grpc"),
+            (b"te", b"trailers"),
+        )
+    )
+
+
+def headers(stream: int, path: str = UNARY) -> bytes:
+    return http2.frame(http2.HEADERS, http2.END_HEADERS, stream, block(path))
+
+
+def data(stream: int, payload: bytes, *, ends: bool = False) -> bytes:
+    return http2.frame(http2.DATA, http2.END_STREAM if ends else 0, stream, payload)
+
+
+def message(payload: bytes) -> bytes:
+    return http2.MESSAGE_PREFIX.pack(0, len(payload)) + payload
+
+
+def call_of(events: list[Event]) -> Call:
+    (call,) = events
+    assert isinstance(call, Call)
+    return call
+
+
+def took_s(what: Callable[[], object]) -> float:
+    started_s = time.perf_counter()
+    what()
+    return time.perf_counter() - started_s
+
+
+def test_the_reserved_bit_of_a_stream_gives_no_other_connections_call() -> None:
+    connection = connected()
+    stream = 1 | RESERVED_BIT
+    call = call_of(connection.receive(headers(stream) + data(stream, message(b""), ends=True), 0.0))
+    assert call.call_id == FIRST_ID + 1
+    assert connection.calls.respond(1, b"")
