@@ -1,9 +1,12 @@
 """What a hostile or an odd client found: each of these once hurt the other clients."""
 
 import time
+import tracemalloc
 from collections.abc import Callable
 
-from tideserve.server.front import Call, Event
+import pytest
+
+from tideserve.server.front import Call, Event, StreamMessage
 from tideserve.server.front.native.calls import Shared
 from tideserve.server.front.native.connection import Connection
 from tideserve.v1 import http2
@@ -71,3 +74,37 @@ def test_the_reserved_bit_of_a_stream_gives_no_other_connections_call() -> None:
     call = call_of(connection.receive(headers(stream) + data(stream, message(b""), ends=True), 0.0))
     assert call.call_id == FIRST_ID + 1
     assert connection.calls.respond(1, b"")
+
+
+def test_many_small_messages_in_one_read_take_the_time_of_their_bytes() -> None:
+    """Copying what was left after each of them took minutes for 4 MB."""
+    connection = connected()
+    connection.receive(headers(1, BIDI), 0.0)
+    count = 100_000
+    sent = data(1, message(b"abcde") * count)
+    events: list[Event] = []
+    assert took_s(lambda: events.extend(connection.receive(sent, 0.0))) < TURN_S
+    assert [event.payload for event in events if isinstance(event, StreamMessage)] == [
+        b"abcde"
+    ] * count
+
+
+@pytest.mark.parametrize("part", [b"ab", b""])
+def test_small_parts_take_the_memory_that_is_counted(part: bytes) -> None:
+    """2 GB of what counted as 64 MB: an object a part, and those of no bytes too."""
+    of = shared()
+    connection = connected(of)
+    size = 1 << 20
+    connection.receive(headers(1) + data(1, http2.MESSAGE_PREFIX.pack(0, size)), 0.0)
+    parts = data(1, part) * 1000
+    tracemalloc.start()
+    for _ in range(200):
+        connection.receive(parts, 0.0)
+    taken_bytes, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert of.held_bytes == 200_000 * len(part)
+    assert taken_bytes < 2 * of.held_bytes + 256 * 1024
+    rest = data(1, bytes(size - of.held_bytes), ends=True)
+    call = call_of(connection.receive(rest, 0.0))
+    assert call.payload == part * 200_000 + bytes(size - 200_000 * len(part))
+    assert of.held_bytes == 0

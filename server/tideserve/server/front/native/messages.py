@@ -11,6 +11,8 @@ from tideserve.server.front.refusal import request_too_large
 from tideserve.v1.http2 import MESSAGE_PREFIX
 
 _PREFIX_BYTES: Final = MESSAGE_PREFIX.size
+# Parts below it are joined as they come.
+_SMALL_BYTES: Final = 4096
 # zlib's word for which header to expect.
 _WINDOW_BITS: Final = {b"gzip": 31, b"deflate": 15}
 
@@ -23,7 +25,7 @@ class MessageReader:
     def __init__(self, encoding: bytes, limit_bytes: int) -> None:
         self._encoding = encoding
         self._limit_bytes = limit_bytes
-        self._parts: list[Buffer] = []
+        self._parts: list[Buffer | bytearray] = []
         self._need_bytes = _PREFIX_BYTES
         self._compressed: bool | None = None  # None: the prefix is not here yet
         self.held_bytes = 0
@@ -31,49 +33,47 @@ class MessageReader:
     def read(self, data: Buffer) -> list[bytes]:
         """The messages that `data` completes. Raises `RefusedMessageError`, at the prefix of one
         that is too large."""
-        messages: list[bytes] = []
-        self._parts.append(data)
         self.held_bytes += len(data)
-        while self.held_bytes >= self._need_bytes:
-            need = self._need_bytes
+        if self.held_bytes < self._need_bytes:
+            self._keep(data)
+            return []
+        if self._parts:
+            self._keep(data)
+            data = b"".join(self._parts)
+            self._parts.clear()
+        messages: list[bytes] = []
+        at, size = 0, len(data)
+        while size - at >= self._need_bytes:
+            begin, at = at, at + self._need_bytes
             if self._compressed is None:
-                prefix = self._take(need)
-                flag, self._need_bytes = MESSAGE_PREFIX.unpack(prefix)
+                flag, self._need_bytes = MESSAGE_PREFIX.unpack_from(data, begin)
                 if self._need_bytes > self._limit_bytes:
                     raise RefusedMessageError(
                         request_too_large(self._need_bytes, self._limit_bytes)
                     )
                 self._compressed = bool(flag)
             else:
-                message = self._take(need)
+                message = bytes(data[begin:at])
                 messages.append(self._decompress(message) if self._compressed else message)
                 self._compressed, self._need_bytes = None, _PREFIX_BYTES
+        self.held_bytes = size - at
+        self._keep(data[at:])
         return messages
-
-    @property
-    def expected_bytes(self) -> int:
-        """Still to come of the message under way."""
-        return self._need_bytes - self.held_bytes if self._compressed is not None else 0
 
     @property
     def is_within_a_message(self) -> bool:
         return self.held_bytes > 0 or self._compressed is not None
 
-    def _take(self, count: int) -> bytes:
-        """The first `count` bytes that are held."""
-        if not count:
-            return b""
+    def _keep(self, data: Buffer) -> None:
+        """Until more comes. Small parts go together: each on its own takes 33 bytes and a place
+        beyond its size, so that what is held would be many times `held_bytes`."""
         parts = self._parts
-        first = parts[0]
-        if len(first) < count:
-            first = b"".join(parts)
-            parts[:] = (first,)
-        self.held_bytes -= count
-        if len(first) == count:
-            del parts[0]
-        else:
-            parts[0] = memoryview(first)[count:]
-        return bytes(first[:count])
+        if len(data) >= _SMALL_BYTES:
+            parts.append(data)
+        elif parts and isinstance(parts[-1], bytearray):
+            parts[-1] += data
+        elif data:
+            parts.append(bytearray(data))
 
     def _decompress(self, message: bytes) -> bytes:
         window_bits = _WINDOW_BITS.get(self._encoding)
