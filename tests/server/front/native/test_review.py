@@ -108,3 +108,28 @@ def test_small_parts_take_the_memory_that_is_counted(part: bytes) -> None:
     call = call_of(connection.receive(rest, 0.0))
     assert call.payload == part * 200_000 + bytes(size - 200_000 * len(part))
     assert of.held_bytes == 0
+
+
+@pytest.mark.parametrize(
+    "growth",
+    [
+        http2.window_update(0, 1),
+        http2.settings({http2.INITIAL_WINDOW_SIZE: 0}),
+        http2.settings({http2.INITIAL_WINDOW_SIZE: 1}),
+    ],
+    ids=["window", "settings", "settings-that-grow"],
+)
+def test_windows_that_grow_byte_by_byte_do_not_stop_the_loop(growth: bytes) -> None:
+    """Each looked at every answer that waits: 23 s for one read of them and 4096 answers."""
+    connection = connected()
+    connection.receive(http2.settings({http2.INITIAL_WINDOW_SIZE: 0}), 0.0)
+    for stream in range(1, 2 * 4096, 2):
+        connection.receive(headers(stream) + data(stream, message(b""), ends=True), 0.0)
+        assert connection.calls.respond(stream, b"answer")
+    flood = growth * (256 * 1024 // len(growth))
+    assert took_s(lambda: connection.receive(flood, 0.0)) < TURN_S
+    outbox = connection.calls.outbox
+    outbox.on_sent(outbox.waiting_bytes)
+    connection.receive(http2.settings({http2.INITIAL_WINDOW_SIZE: 100}), 0.0)
+    sent = b"".join(outbox.take(100_000))
+    assert sent.count(b"answer") == 4096

@@ -170,9 +170,7 @@ class Calls:
         stream = self._streams.get(number)
         if stream is None:
             return True
-        is_fine = self.outbox.grow_stream(stream.out, growth)
-        self.forget_ended()
-        return is_fine
+        return self.outbox.grow_stream(stream.out, growth)
 
     def on_lost(self) -> None:
         """The client is gone."""

@@ -65,6 +65,8 @@ class Connection:
                 self._on_window_update(stream, payload)
             else:
                 self._on_rest(kind, flags, stream, payload, now_s)
+        self._outbox.release()
+        calls.forget_ended()
         if frames.taken_bytes > WINDOW_STEP:
             self._outbox.add(http2.window_update(0, frames.taken_bytes))
             frames.taken_bytes = 0
@@ -162,4 +164,3 @@ class Connection:
                     raise ProtocolError(http2.PROTOCOL_ERROR, f"frames of {value} bytes")
                 self._outbox.set_max_frame(value)
         self._outbox.add(http2.frame(http2.SETTINGS, http2.ACK, 0, b""))
-        self.calls.forget_ended()

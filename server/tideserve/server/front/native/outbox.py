@@ -53,6 +53,7 @@ class Outbox:
         self._window = http2.DEFAULT_WINDOW
         self._first_window = http2.DEFAULT_WINDOW
         self._max_frame = http2.DEFAULT_FRAME
+        self._has_grown = False
         self._held: dict[int, Outgoing] = {}
         self.ended: list[int] = []
         """Streams whose trailers went after a wait, for whoever keeps streams to clear."""
@@ -112,9 +113,9 @@ class Outbox:
     # --- what the client lets us send -----------------------------------------------------
 
     def grow(self, growth: int) -> bool:
-        """The connection's window grew. False: by more than a window may have."""
+        """The connection's window grew: see `release`. False: by more than a window may have."""
         self._window += growth
-        self._release_all()
+        self._has_grown = True
         return self._window <= http2.MAX_WINDOW
 
     def grow_stream(self, outgoing: Outgoing, growth: int) -> bool:
@@ -125,9 +126,17 @@ class Outbox:
         return self._first_window + outgoing.window <= http2.MAX_WINDOW
 
     def set_first_window(self, size_bytes: int) -> None:
-        """The client's setting for the window of each stream, those that exist included."""
+        """The client's setting for the window of each stream, those that exist included: see
+        `release`."""
         self._first_window = size_bytes
-        self._release_all()
+        self._has_grown = True
+
+    def release(self) -> None:
+        """Moves on what may go since `grow` and `set_first_window`. Once a read, not once a frame:
+        it looks at each stream that waits, and a read has thousands of frames."""
+        if self._has_grown:
+            self._has_grown = False
+            self._release_all()
 
     def set_max_frame(self, size_bytes: int) -> None:
         """The client's setting for the largest frame it takes."""
@@ -162,6 +171,8 @@ class Outbox:
 
     def _release_all(self) -> None:
         for outgoing in list(self._held.values()):
+            if self._window <= 0 or self.waiting_bytes >= AHEAD_BYTES:
+                return
             self._release(outgoing)
 
     def _release(self, outgoing: Outgoing) -> None:
