@@ -9,6 +9,7 @@ import pytest
 from tideserve.server.front import Call, Event, StreamMessage
 from tideserve.server.front.native.calls import Shared
 from tideserve.server.front.native.connection import Connection
+from tideserve.server.front.native.errors import ProtocolError
 from tideserve.v1 import http2
 from tideserve.v1.methods import Kind
 
@@ -133,3 +134,31 @@ def test_windows_that_grow_byte_by_byte_do_not_stop_the_loop(growth: bytes) -> N
     connection.receive(http2.settings({http2.INITIAL_WINDOW_SIZE: 100}), 0.0)
     sent = b"".join(outbox.take(100_000))
     assert sent.count(b"answer") == 4096
+
+
+def test_headers_are_bounded_by_what_they_unpack_to() -> None:
+    """65,000 bytes of a static table's index are 4 MB of headers, which were kept as well."""
+    connection = connected()
+    bomb = block() + b"\x90" * 65_000
+    flags = http2.END_HEADERS
+    with pytest.raises(ProtocolError, match="at most 65536 bytes of headers"):
+        connection.receive(http2.frame(http2.HEADERS, flags, 1, bomb), 0.0)
+    connection = connected()
+    bomb = block() + b"\x90" * 1500
+    with pytest.raises(ProtocolError, match="at most 65536 bytes of headers"):
+        connection.receive(http2.frame(http2.HEADERS, flags, 1, bomb), 0.0)
+
+
+def test_a_client_whose_headers_are_large_and_differ_is_not_remembered() -> None:
+    connection = connected()
+    tracemalloc.start()
+    for number in range(64):
+        key = b"key-%02d" % number
+        large = block() + b"\0\x06" + key + b"\x7f\x81\xf6\x02" + bytes(48_000)
+        stream = 1 + 2 * number
+        connection.receive(http2.frame(http2.HEADERS, http2.END_HEADERS, stream, large), 0.0)
+        connection.receive(data(stream, message(b""), ends=True), 0.0)
+        assert connection.calls.respond(stream, b"")
+    taken_bytes, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert taken_bytes < 1 << 20

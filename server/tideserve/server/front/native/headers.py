@@ -21,8 +21,12 @@ from tideserve.v1.metadata import GRPC_PUSHBACK_METADATA_KEY, PUSHBACK_METADATA_
 MAX_HEADER_BYTES: Final = 64 * 1024
 # Header blocks and single fields remembered. A client's calls differ in their deadline at most.
 _CACHED_BLOCKS: Final = 64
+_CACHED_BLOCK_BYTES: Final = 1024
+_CACHED_BLOCK_FIELDS: Final = 64
 _CACHED_FIELDS: Final = 256
 _CACHED_FIELD_BYTES: Final = 512
+# What a field counts for beyond its bytes (RFC 9113, section 6.5.2).
+_FIELD_OVERHEAD_BYTES: Final = 32
 # What the transport means to itself.
 _NO_METADATA: Final = frozenset(
     (b"te", b"content-type", b"grpc-timeout", b"grpc-encoding", b"grpc-accept-encoding")
@@ -71,10 +75,19 @@ class HeaderReader:
         fields = split_fields(block)
         if fields is None:  # a change of the table's size goes before it
             return _head(self._decode(block))
-        head = _head([self._field(field) for field in fields])
-        if len(self._heads) >= _CACHED_BLOCKS:
-            self._heads.clear()
-        self._heads[block] = head
+        if len(fields) * _FIELD_OVERHEAD_BYTES > MAX_HEADER_BYTES:
+            raise _too_large(len(fields) * _FIELD_OVERHEAD_BYTES)
+        decoded = [self._field(field) for field in fields]
+        # A field of one byte may stand for 60: of a smaller block they cannot be too many.
+        if len(block) > _CACHED_BLOCK_BYTES:
+            size = sum(_FIELD_OVERHEAD_BYTES + len(name) + len(value) for name, value in decoded)
+            if size > MAX_HEADER_BYTES:
+                raise _too_large(size)
+        head = _head(decoded)
+        if len(block) <= _CACHED_BLOCK_BYTES and len(fields) <= _CACHED_BLOCK_FIELDS:
+            if len(self._heads) >= _CACHED_BLOCKS:
+                self._heads.clear()
+            self._heads[block] = head
         return head
 
     def _field(self, field: bytes) -> tuple[bytes, bytes]:
@@ -97,6 +110,13 @@ class HeaderReader:
             raise ProtocolError(
                 http2.COMPRESSION_ERROR, f"expected headers, got {len(block)} bytes: {error}"
             ) from error
+
+
+def _too_large(size_bytes: int) -> ProtocolError:
+    return ProtocolError(
+        http2.ENHANCE_YOUR_CALM,
+        f"expected at most {MAX_HEADER_BYTES} bytes of headers, got {size_bytes}",
+    )
 
 
 def split_fields(block: bytes) -> list[bytes] | None:
