@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tideserve.server.front import Call, Event, StreamMessage
+from tideserve.server.front import Call, Event, Status, StreamMessage
 from tideserve.server.front.native.calls import Shared
 from tideserve.server.front.native.connection import Connection
 from tideserve.server.front.native.errors import ProtocolError
@@ -162,3 +162,25 @@ def test_a_client_whose_headers_are_large_and_differ_is_not_remembered() -> None
     taken_bytes, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert taken_bytes < 1 << 20
+
+
+def test_a_whole_message_whose_call_goes_on_counts_as_held() -> None:
+    """Its caller may never end the request: 4096 such streams of 128 MB were bounded by nothing."""
+    of = shared(max_held_bytes=10_000)
+    connection = connected(of)
+    for stream in (1, 3):
+        connection.receive(headers(stream) + data(stream, message(bytes(4000))), 0.0)
+    assert of.held_bytes == 8000
+    connection.receive(headers(5) + data(5, message(bytes(4000))), 0.0)
+    assert of.held_bytes == 8000
+    assert connection.calls.fail(5, Status(13, "")) is False  # it was refused
+    reset = http2.frame(http2.RST_STREAM, 0, 1, http2.CANCEL.to_bytes(4))
+    assert connection.receive(reset, 0.0) == []
+    assert of.held_bytes == 4000
+    assert len(call_of(connection.receive(data(3, b"", ends=True), 0.0)).payload) == 4000
+    assert of.held_bytes == 0
+    connection.receive(headers(7) + data(7, message(bytes(4000)) * 2), 0.0)
+    assert of.held_bytes == 0
+    connection.receive(headers(9) + data(9, message(bytes(4000)) + b"\1\2\3"), 0.0)
+    connection.calls.on_lost()
+    assert of.held_bytes == 0

@@ -45,7 +45,7 @@ _NOT_ONE_MESSAGE: Final = Status(
 class Shared:
     """What the connections of a front have in common.
 
-    `methods` by path; `held_bytes` of messages that are not whole yet; `deadlines_s` by call.
+    `methods` by path; `held_bytes` of requests that are not whole yet; `deadlines_s` by call.
     """
 
     methods: Mapping[str, Kind]
@@ -271,6 +271,7 @@ class Calls:
                 self.events.append(StreamMessage(stream.call_id, message))
             elif stream.payload is None:
                 stream.payload = message
+                shared.held_bytes += len(message)  # its caller may leave it at that
             else:
                 self._refuse(stream, _NOT_ONE_MESSAGE)
                 return
@@ -295,7 +296,7 @@ class Calls:
         elif payload is None:
             self._refuse(stream, _NOT_ONE_MESSAGE)
         else:
-            stream.payload = stream.reader = None
+            self._release(stream)
             self._begin(stream, payload, now_s)
 
     def _refuse(self, stream: _Stream, status: Status) -> None:
@@ -331,6 +332,9 @@ class Calls:
         if stream.reader is not None:
             self._shared.held_bytes -= stream.reader.held_bytes
             stream.reader = None
+        if stream.payload is not None:
+            self._shared.held_bytes -= len(stream.payload)
+            stream.payload = None
         if stream.head.timeout_s is not None:
             self._shared.deadlines_s.pop(stream.call_id, None)
 

@@ -36,7 +36,7 @@ _FINE_MS: Final = 10
 _CHORES_S: Final = 0.05
 # The core says more about a deadline that passed than the front can: it is given time to.
 _DEADLINE_GRACE_S: Final = 0.02
-# Messages that are not whole yet, of all connections.
+# Requests that are not whole yet, of all connections.
 _MAX_HELD_BYTES: Final = 1024 * 1024 * 1024
 _OUT_OF_FILES: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 _LAST_LOOK_S: Final = 0.02
