@@ -8,6 +8,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Final
 
+from tideserve.replica import heap
 from tideserve.replica.backends import ModelFiles, find
 from tideserve.replica.errors import LoadError, NotInstalledError
 from tideserve.replica.model_io import model_io
@@ -123,6 +124,7 @@ def _load(
         profile = warm_up(
             runner, completed, io, assignment.path, synthetic=found.kind.synthetic_warmup
         )
+        heap.settle()
     return Loaded(runner, completed, tuple(phases), profile)
 
 

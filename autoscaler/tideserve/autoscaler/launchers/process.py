@@ -51,6 +51,7 @@ PRELOAD: Final = (
     "onnxruntime",
     "tideserve.v1.methods",
     REPLICA_ENTRY,
+    "tideserve.autoscaler.launchers.freeze",  # the last
 )
 # Backends whose imports are too big to make for nothing (torch: seconds, 200 MB).
 BACKEND_PRELOAD: Final = {"pytorch": "torch"}
