@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from tests.server.fake_front import World
 from tests.server.samples import make_config
 from tideserve.server.errors import Code, RepositoryError
 from tideserve.server.models import ModelKey, ModelState
+from tideserve.server.repository.scan import RepositoryScan, scan
 from tideserve.server.service.repository import ModelControl
 from tideserve.v1 import methods
 from tideserve.v1.inference_pb2 import (
@@ -173,6 +175,28 @@ def test_an_index_of_a_repository_that_went_away_fails_alone(make: Make, root: P
     settle(world, lambda: not world.is_open(call_id))
 
     assert "expected a folder of models" in world.failed(call_id).message
+
+
+def test_calls_that_come_during_a_scan_share_the_next_one(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make(ModelControl.NONE)
+    go_on, scans = threading.Event(), []
+
+    def slow(path: Path) -> RepositoryScan:
+        scans.append(path)
+        assert go_on.wait(20)
+        return scan(path)
+
+    monkeypatch.setattr("tideserve.server.service.repository.scan", slow)
+    calls = [world.call(INDEX, RepositoryIndexRequest()) for _ in range(50)]
+    go_on.set()
+    settle(world, lambda: not any(map(world.is_open, calls)))
+
+    assert len(scans) == 2
+    calls.append(world.call(INDEX, RepositoryIndexRequest()))
+    settle(world, lambda: not world.is_open(calls[-1]))
+    assert len(scans) == 3
 
 
 def test_a_mistake_on_the_worker_is_the_calls_answer(

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -64,6 +65,8 @@ class RepositoryService:
         self._front = front
         self._post = post
         self._waiting: dict[int, str] = {}
+        self._indexes: list[tuple[int, bool]] = []
+        self._indexing = False
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="repository")
         self._polling = False
         self._warned: set[tuple[str, str]] = set()
@@ -99,11 +102,9 @@ class RepositoryService:
     def on_index(self, call: Call, _: float) -> None:
         """Every model version there is, with its state."""
         message = parse(RepositoryIndexRequest, call.payload)
-        self._in_background(
-            call.call_id,
-            lambda: scan(self._root),
-            lambda found: self._index(call.call_id, found, ready_only=message.ready),
-        )
+        self._indexes.append((call.call_id, message.ready))
+        if not self._indexing:
+            self._start_index()
 
     def on_load(self, call: Call, _: float) -> None:
         """Loads a model, or loads it anew; answered when it is READY or cannot be."""
@@ -164,16 +165,21 @@ class RepositoryService:
     ) -> None:
         """Runs `work` on the worker and `then` with its result on the dispatcher's thread;
         what is raised in either is the call's answer."""
+        self._submit(work, lambda result: self._finish(call_id, result, then))
 
-        def finish(result: Callable[[], T]) -> None:
-            try:
-                then(result())
-            except TideserveError as error:
-                self._front.fail(call_id, status_of(error))
-            except Exception:
-                # The boundary of one call, as the dispatcher's.
-                logger.exception("a call of the repository failed inside the server")
-                self._front.fail(call_id, status_of(TideserveError(_SEE_LOG)))
+    def _finish(self, call_id: int, result: Callable[[], T], then: Callable[[T], None]) -> None:
+        try:
+            then(result())
+        except TideserveError as error:
+            self._front.fail(call_id, status_of(error))
+        except Exception:
+            # The boundary of one call, as the dispatcher's.
+            logger.exception("a call of the repository failed inside the server")
+            self._front.fail(call_id, status_of(TideserveError(_SEE_LOG)))
+
+    def _submit(self, work: Callable[[], T], finish: Callable[[Callable[[], T]], None]) -> None:
+        """Runs `work` on the worker, then `finish` on the dispatcher's thread, with what gives the
+        result or raises what went wrong."""
 
         def run() -> None:
             future: Future[T] = Future()
@@ -184,6 +190,22 @@ class RepositoryService:
             self._post(lambda: finish(future.result))
 
         self._worker.submit(run)
+
+    def _start_index(self) -> None:
+        """One scan for all calls that wait. Those that come while it is under way wait for the
+        next: it may have passed what they ask about."""
+        calls, self._indexes = self._indexes, []
+        self._indexing = True
+
+        def finish(found: Callable[[], RepositoryScan]) -> None:
+            self._indexing = False
+            for call_id, ready_only in calls:
+                answer = partial(self._index, call_id, ready_only=ready_only)
+                self._finish(call_id, found, answer)
+            if self._indexes:
+                self._start_index()
+
+        self._submit(lambda: scan(self._root), finish)
 
     def _start_load(self, call_id: int, name: str, found: FoundModel | None) -> None:
         if found is None:
