@@ -1,15 +1,18 @@
 """What a hostile or an odd client found: each of these once hurt the other clients."""
 
+import socket
 import time
 import tracemalloc
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 
-from tideserve.server.front import Call, Event, Status, StreamMessage
+from tideserve.server.front import Call, Event, FrontSettings, Status, StreamMessage
 from tideserve.server.front.native.calls import Shared
 from tideserve.server.front.native.connection import Connection
 from tideserve.server.front.native.errors import ProtocolError
+from tideserve.server.front.native.front import NativeFront
 from tideserve.v1 import http2
 from tideserve.v1.methods import Kind
 
@@ -184,3 +187,26 @@ def test_a_whole_message_whose_call_goes_on_counts_as_held() -> None:
     connection.receive(headers(9) + data(9, message(bytes(4000)) + b"\1\2\3"), 0.0)
     connection.calls.on_lost()
     assert of.held_bytes == 0
+
+
+def test_who_sends_faster_than_is_served_waits_at_its_socket() -> None:
+    """Each turn took 256 events out of a queue and put what a socket had into it: thousands."""
+    front = NativeFront(((BIDI, Kind.BIDI),), FrontSettings(port=0))
+    front.start()
+    part = memoryview(data(1, message(bytes(1000)) * 250))
+    sent_bytes, at = 0, 0
+    try:
+        with socket.create_connection(("127.0.0.1", front.port)) as client:
+            client.sendall(http2.PREFACE + http2.settings({}) + headers(1, BIDI))
+            while not front.recv(1, 1.0):
+                pass
+            client.setblocking(False)
+            for _ in range(400):
+                with suppress(BlockingIOError):
+                    sent = client.send(part[at:])
+                    sent_bytes += sent
+                    at = (at + sent) % len(part)
+                front.recv(1, 0.0)
+            assert sent_bytes < 32 << 20  # what both sockets hold, of 100 MB
+    finally:
+        front.close()

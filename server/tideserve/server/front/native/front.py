@@ -29,6 +29,8 @@ from tideserve.v1.methods import Kind
 logger = logging.getLogger(__name__)
 
 _ACCEPTS: Final = 64  # in a turn
+# Sockets looked at in a turn; the others are first in the next one.
+_MAX_READY: Final = 256
 _MAX_WAIT_S: Final = 3600.0
 # epoll waits whole milliseconds: of a wait of fewer than these the rest is waited for apart.
 _FINE_MS: Final = 10
@@ -119,7 +121,9 @@ class NativeFront:
             self._flush(epoll)
             # What is left of the last turn goes before what a socket has.
             until_s = now_s if events else min(end_s, self._next_chores_s)
-            woken = self._look(epoll, until_s - now_s)
+            # A whole turn of events is left: whoever sends faster than is served waits at its socket.
+            is_full = len(events) >= max_events
+            woken = not is_full and self._look(epoll, until_s - now_s)
             now_s = time.monotonic()
             if now_s >= self._next_chores_s:
                 self._next_chores_s = now_s + _CHORES_S
@@ -335,8 +339,8 @@ def _poll(epoll: select.epoll, wait_s: float) -> list[tuple[int, int]]:
     """What is ready, after at most `wait_s`, which epoll alone would round up."""
     whole_ms = int(wait_s * 1000)
     rest_s = wait_s - whole_ms / 1000 if whole_ms < _FINE_MS else 0.0
-    ready = epoll.poll(whole_ms / 1000) if whole_ms or not rest_s else []
+    ready = epoll.poll(whole_ms / 1000, _MAX_READY) if whole_ms or not rest_s else []
     if not ready and rest_s > 0.0:
         select.select((epoll,), (), (), rest_s)
-        ready = epoll.poll(0)
+        ready = epoll.poll(0, _MAX_READY)
     return ready
