@@ -3,10 +3,11 @@
 import socket
 import time
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import pytest
+from hpack import Decoder
 
 from tideserve.server.front import Call, Event, FrontSettings, Status, StreamMessage
 from tideserve.server.front.native.calls import Shared
@@ -210,3 +211,45 @@ def test_who_sends_faster_than_is_served_waits_at_its_socket() -> None:
             assert sent_bytes < 32 << 20  # what both sockets hold, of 100 MB
     finally:
         front.close()
+
+
+@pytest.mark.parametrize("how", ["respond", "fail", "end", "not-grpc"])
+def test_a_client_that_wants_a_smaller_header_table_is_told_that_it_is(how: str) -> None:
+    """h2load --header-table-size=0 and others end a connection whose first block does not say."""
+    connection = connected()
+    outbox = connection.calls.outbox
+    outbox.on_sent(outbox.waiting_bytes)
+    smaller = http2.settings({http2.HEADER_TABLE_SIZE: 0})
+    if how == "not-grpc":
+        get = http2.frame(http2.HEADERS, http2.END_HEADERS | http2.END_STREAM, 1, b"\x82\x86\x84")
+        connection.receive(smaller + get, 0.0)
+    elif how == "end":
+        connection.receive(smaller + headers(1, BIDI), 0.0)
+        connection.calls.end(1)
+    else:
+        connection.receive(smaller + headers(1) + data(1, message(b""), ends=True), 0.0)
+        if how == "respond":
+            connection.calls.respond(1, b"")
+        else:
+            connection.calls.fail(1, Status(13, ""))
+    decoder = Decoder()
+    decoder.max_allowed_table_size = 0
+    blocks = [frame for kind, frame in frames(outbox.take(100)) if kind == http2.HEADERS]
+    assert decoder.decode(blocks[0])
+    connection.receive(headers(3) + data(3, message(b""), ends=True), 0.0)
+    connection.calls.respond(3, b"")
+    blocks = [frame for kind, frame in frames(outbox.take(100)) if kind == http2.HEADERS]
+    assert [block[:1] == b"\x20" for block in blocks] == [True] + [False] * (len(blocks) - 1)
+
+
+def frames(pieces: Sequence[bytes | memoryview]) -> list[tuple[int, bytes]]:
+    """Types and payloads."""
+    sent = b"".join(pieces)
+    found = []
+    at = 0
+    while at < len(sent):
+        high, length, kind, _, _ = http2.HEAD.unpack_from(sent, at)
+        begin = at + http2.HEAD.size
+        at = begin + (high << 16 | length)
+        found.append((kind, sent[begin:at]))
+    return found

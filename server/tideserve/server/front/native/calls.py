@@ -16,6 +16,7 @@ from tideserve.server.front.native.frames import Buffer
 from tideserve.server.front.native.headers import (
     ANSWER_BEGINS,
     ANSWER_IS_OK,
+    NO_TABLE,
     RequestHead,
     http_status_block,
     status_block,
@@ -94,6 +95,7 @@ class Calls:
         self._peer = peer
         self._streams: dict[int, _Stream] = {}
         self._last = 0
+        self._has_begun = False  # a header block went
         self.outbox = Outbox()
         self.events: list[Event] = []
 
@@ -121,7 +123,9 @@ class Calls:
             self.outbox.add(_reset(number, http2.REFUSED_STREAM))
             return
         if head.malformed is not None:
-            answer = _headers(number, http_status_block(head.malformed), http2.END_STREAM)
+            answer = self._answer_headers(
+                number, http_status_block(head.malformed), http2.END_STREAM
+            )
             self.outbox.add(answer + _reset(number, http2.NO_ERROR))
             return
         kind = self._shared.methods.get(head.path)
@@ -184,9 +188,12 @@ class Calls:
         stream = self._streams.get(number)
         if stream is None or stream.answered:
             return False
-        begin = _BEGIN.pack(
-            0, len(ANSWER_BEGINS), http2.HEADERS, http2.END_HEADERS, number, ANSWER_BEGINS
-        )
+        if self._has_begun:
+            begin = _BEGIN.pack(
+                0, len(ANSWER_BEGINS), http2.HEADERS, http2.END_HEADERS, number, ANSWER_BEGINS
+            )
+        else:
+            begin = self._answer_headers(number, ANSWER_BEGINS)
         flags = http2.END_HEADERS | http2.END_STREAM
         end = _OK.pack(0, len(ANSWER_IS_OK), http2.HEADERS, flags, number, ANSWER_IS_OK)
         if self.outbox.add_whole(stream.out, begin, payload, end):
@@ -209,7 +216,7 @@ class Calls:
             self.outbox.cut(out)
             self.fail(number, refusal)
             return False
-        begin = b"" if stream.opened else _headers(number, ANSWER_BEGINS)
+        begin = b"" if stream.opened else self._answer_headers(number, ANSWER_BEGINS)
         stream.opened = True
         if not self.outbox.add_whole(out, begin, payload, b""):
             if begin:
@@ -223,7 +230,7 @@ class Calls:
         if stream is None or stream.answered:
             return False
         block = status_block(status, begins=not stream.opened)
-        self._end(stream, _headers(number, block, http2.END_STREAM))
+        self._end(stream, self._answer_headers(number, block, http2.END_STREAM))
         return True
 
     def end(self, number: int) -> None:
@@ -231,7 +238,7 @@ class Calls:
         stream = self._streams.get(number)
         if stream is None or stream.answered:
             return
-        begin = b"" if stream.opened else _headers(number, ANSWER_BEGINS)
+        begin = b"" if stream.opened else self._answer_headers(number, ANSWER_BEGINS)
         self._end(stream, begin + _headers(number, ANSWER_IS_OK, http2.END_STREAM))
 
     def forget_ended(self) -> None:
@@ -241,6 +248,13 @@ class Calls:
             self._streams.pop(ended.pop(), None)
 
     # --- inside ---------------------------------------------------------------------------
+
+    def _answer_headers(self, number: int, block: bytes, flags: int = 0) -> bytes:
+        """The headers that begin an answer, and maybe all answers of the connection."""
+        if not self._has_begun:
+            self._has_begun = True
+            block = NO_TABLE + block
+        return _headers(number, block, flags)
 
     def _begin(self, stream: _Stream, payload: bytes, now_s: float) -> None:
         stream.begun = True

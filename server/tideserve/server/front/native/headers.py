@@ -219,6 +219,9 @@ ANSWER_BEGINS: Final = _block(
     ("content-type", "application/grpc"),
     ("grpc-accept-encoding", "identity,gzip,deflate"),
 )
+#: Before the first block of a connection: that no table is used (RFC 7541, section 6.3). A client
+#: whose own table is smaller than the 4096 bytes that both begin with has to be told.
+NO_TABLE: Final = b"\x20"
 ANSWER_IS_OK: Final = _block(("grpc-status", "0"))
 
 
