@@ -15,6 +15,7 @@ Buffer = bytes | memoryview
 
 #: Taken from the streams before the socket takes it: what one turn can send, and more.
 AHEAD_BYTES: Final = 4 * 1024 * 1024
+_JOINED_BYTES: Final = 4096
 _PREFIX_BYTES: Final = http2.MESSAGE_PREFIX.size
 # The head of a message's only frame, and gRPC's own.
 _WHOLE: Final = struct.Struct(">BHBBLBL")
@@ -59,8 +60,14 @@ class Outbox:
         """Streams whose trailers went after a wait, for whoever keeps streams to clear."""
 
     def add(self, piece: bytes) -> None:
-        """Queues frames that no window counts."""
-        self._pieces.append(piece)
+        """Queues frames that no window counts. Small ones go together: a client that does not read
+        has us answer a million pings before we stop to read."""
+        pieces = self._pieces
+        last = pieces[-1] if pieces else None
+        if isinstance(last, bytes) and len(last) + len(piece) <= _JOINED_BYTES:
+            pieces[-1] = last + piece
+        else:
+            pieces.append(piece)
         self.waiting_bytes += len(piece)
 
     def add_whole(self, outgoing: Outgoing, head: bytes, message: bytes, tail: bytes) -> bool:
