@@ -3,7 +3,7 @@
 import socket
 import time
 import tracemalloc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 
 import pytest
@@ -272,3 +272,72 @@ def test_pings_whose_client_does_not_read_go_in_few_pieces() -> None:
     left = b"".join(outbox.take(1_000_000))
     assert len(left) == outbox.waiting_bytes
     assert left.endswith(answers[-17 * 50_000 :])
+
+
+@pytest.fixture
+def front() -> Iterator[NativeFront]:
+    front = NativeFront(((UNARY, Kind.UNARY), (BIDI, Kind.BIDI)), FrontSettings(port=0))
+    front.start()
+    yield front
+    front.close()
+
+
+def until_closed(front: NativeFront, client: socket.socket) -> bool:
+    """The front has ended it."""
+    client.settimeout(0.01)
+    for _ in range(500):
+        assert front.recv(10, 0.0) == []
+        try:
+            if not client.recv(65_536):
+                return True
+        except TimeoutError:
+            pass
+        except ConnectionResetError:
+            return True
+    return False
+
+
+def test_a_mistake_of_ours_ends_one_connection(
+    front: NativeFront, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It ended the dispatcher's thread, and the server."""
+
+    def fail(*_: object) -> list[Event]:
+        raise KeyError("a mistake")
+
+    good = socket.create_connection(("127.0.0.1", front.port))
+    good.sendall(http2.PREFACE + http2.settings({}) + headers(1, BIDI))
+    while not front.recv(10, 1.0):
+        pass
+    with monkeypatch.context() as patch, good:
+        patch.setattr(Connection, "receive", fail)
+        with socket.create_connection(("127.0.0.1", front.port)) as client:
+            client.sendall(http2.PREFACE)
+            assert until_closed(front, client)
+        patch.undo()
+        good.sendall(data(1, message(b"still here")))
+        events: list[Event] = []
+        while not events:
+            events = front.recv(10, 1.0)
+    assert [event.payload for event in events if isinstance(event, StreamMessage)] == [
+        b"still here"
+    ]
+    assert "failed inside the server" in caplog.text
+
+
+@pytest.mark.parametrize("said", [b"", http2.PREFACE[:5]])
+def test_a_client_that_never_says_what_it_speaks_is_let_go(
+    front: NativeFront, monkeypatch: pytest.MonkeyPatch, said: bytes
+) -> None:
+    """It had its socket for the two hours of keepalive."""
+    monkeypatch.setattr("tideserve.server.front.native.front._PREFACE_S", 0.2)
+    with (
+        socket.create_connection(("127.0.0.1", front.port)) as client,
+        socket.create_connection(("127.0.0.1", front.port)) as quiet,
+    ):
+        client.sendall(said)
+        quiet.sendall(http2.PREFACE + http2.settings({}))
+        assert until_closed(front, client)
+        assert not front.recv(10, 0.3)
+        quiet.sendall(headers(1, BIDI))
+        assert call_of(front.recv(10, 5.0)).path == BIDI

@@ -30,6 +30,11 @@ class Connection:
         self._block_stream = self._block_flags = 0
 
     @property
+    def has_begun(self) -> bool:
+        """The client's preface came."""
+        return self._frames.has_begun
+
+    @property
     def expected_bytes(self) -> int:
         """Of the frame that is coming in: a hint for the next read."""
         return self._frames.expected_bytes

@@ -22,12 +22,17 @@ class FrameReader:
     last has its flags. Padding is taken off; `taken_bytes` counts it for flow control."""
 
     def __init__(self) -> None:
-        self._begun = False  # the preface came
+        self._begun = False
         self._unread = b""
         self._left_bytes = 0  # of a DATA frame that is not all here
         self._left_flags = self._left_stream = 0
         self.taken_bytes = 0
         """DATA since whoever reads this set it to 0."""
+
+    @property
+    def has_begun(self) -> bool:
+        """The client's preface came: it speaks HTTP/2."""
+        return self._begun
 
     @property
     def expected_bytes(self) -> int:

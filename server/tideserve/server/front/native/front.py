@@ -36,6 +36,8 @@ _MAX_WAIT_S: Final = 3600.0
 _FINE_MS: Final = 10
 # How often deadlines, keepalive and a listener that ran out of files are looked at.
 _CHORES_S: Final = 0.05
+# For a client to say that it speaks HTTP/2; it does so with its first packet.
+_PREFACE_S: Final = 20.0
 # The core says more about a deadline that passed than the front can: it is given time to.
 _DEADLINE_GRACE_S: Final = 0.02
 # Requests that are not whole yet, of all connections.
@@ -313,7 +315,10 @@ class NativeFront:
             self._accept_again(epoll)
         settings = self._settings
         for link in list(self._links.values()):
-            if now_s - link.heard_s < settings.keepalive_time_s:
+            if not link.connection.has_begun and now_s - link.opened_s > _PREFACE_S:
+                logger.debug("%s said nothing", link.peer)
+                self._drop(link)
+            elif now_s - link.heard_s < settings.keepalive_time_s:
                 link.pinged_s = None
             elif link.pinged_s is None:
                 link.pinged_s = now_s

@@ -9,6 +9,7 @@ from tideserve.server.front import Event
 from tideserve.server.front.native.calls import Shared
 from tideserve.server.front.native.connection import Connection
 from tideserve.server.front.native.errors import ProtocolError
+from tideserve.v1 import http2
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ class Link:
         "heard_s",
         "interest",
         "number",
+        "opened_s",
         "peer",
         "pinged_s",
     )
@@ -48,7 +50,7 @@ class Link:
         self.peer = peer
         self.connection = Connection(shared, number << STREAM_BITS, peer)
         self.calls = self.connection.calls
-        self.heard_s = now_s
+        self.opened_s = self.heard_s = now_s
         self.pinged_s: float | None = None
         self.interest = select.EPOLLIN
 
@@ -58,7 +60,7 @@ class Link:
         return self.calls.outbox.waiting_bytes > 0
 
     def read(self, now_s: float) -> list[Event] | None:
-        """What came. None: the client is gone, or broke the protocol and was told so."""
+        """What came. None: the client is gone, or the connection is broken and it was told so."""
         connection = self.connection
         wanted = min(max(_READ_BYTES, connection.expected_bytes), _LARGE_READ_BYTES)
         try:
@@ -76,6 +78,12 @@ class Link:
         except ProtocolError as error:
             logger.debug("%s: %s", self.peer, error)
             connection.leave(error.code, str(error))
+            self.send()
+            return None
+        except Exception:
+            # The boundary of one connection: a mistake of ours ends it and nothing else.
+            logger.exception("the connection of %s failed inside the server", self.peer)
+            connection.leave(http2.INTERNAL_ERROR, "the server failed on this connection")
             self.send()
             return None
 
