@@ -1,5 +1,6 @@
 """What a hostile or an odd client found: each of these once hurt the other clients."""
 
+import errno
 import socket
 import time
 import tracemalloc
@@ -341,3 +342,41 @@ def test_a_client_that_never_says_what_it_speaks_is_let_go(
         assert not front.recv(10, 0.3)
         quiet.sendall(headers(1, BIDI))
         assert call_of(front.recv(10, 5.0)).path == BIDI
+
+
+@pytest.mark.parametrize("window", [1, 3, 4, 5])
+def test_a_window_smaller_than_a_prefix_gets_its_answer(window: int) -> None:
+    """Its client waited for ever: a window that is not used up is not given back."""
+    connection = connected()
+    outbox = connection.calls.outbox
+    connection.receive(http2.settings({http2.INITIAL_WINDOW_SIZE: window}), 0.0)
+    connection.receive(headers(1) + data(1, message(b""), ends=True), 0.0)
+    connection.calls.respond(1, b"an answer")
+    got = b""
+    for _ in range(30):
+        sent = frames(outbox.take(100))
+        outbox.on_sent(outbox.waiting_bytes)
+        parts = b"".join(payload for kind, payload in sent if kind == http2.DATA)
+        assert len(parts) <= window
+        got += parts
+        if parts:
+            connection.receive(http2.window_update(1, len(parts)), 0.0)
+    assert got == message(b"an answer")
+    assert connection.calls.on_window(1, 1)  # its stream is no more
+    assert not connection.calls.outbox.ended
+
+
+def test_no_more_files_is_said_once(
+    front: NativeFront, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_: socket.socket) -> tuple[socket.socket, str]:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tideserve.server.front.native.front.accept", fail)
+        client = socket.create_connection(("127.0.0.1", front.port))
+        assert front.recv(10, 0.3) == []
+    with client:
+        client.sendall(http2.PREFACE + http2.settings({}) + headers(1, BIDI))
+        assert call_of(front.recv(10, 5.0)).path == BIDI
+    assert caplog.text.count("no more connections for now") == 1

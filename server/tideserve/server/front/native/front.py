@@ -72,6 +72,7 @@ class NativeFront:
         self._epoll: select.epoll | None = None
         self._listeners: dict[int, socket.socket] = {}
         self._is_accepting = False
+        self._is_out_of_files = False
         self._bell = Bell()
         self._next_chores_s = 0.0
         self._port = 0
@@ -242,11 +243,13 @@ class NativeFront:
             except OSError as error:
                 if error.errno not in _OUT_OF_FILES:
                     continue  # that client is gone again
-                logger.warning("no more connections for now: %s", error)
-                self._is_accepting = False
+                if not self._is_out_of_files:  # it is tried again twenty times a second
+                    logger.warning("no more connections for now: %s", error)
+                self._is_accepting, self._is_out_of_files = False, True
                 for other in self._listeners:
                     epoll.unregister(other)
                 return
+            self._is_out_of_files = False
             if most is not None and len(self._links) >= most:
                 accepted.close()
                 continue

@@ -192,12 +192,17 @@ class Outbox:
                 AHEAD_BYTES - self.waiting_bytes,
             )
             rest = outgoing.rest
-            if room < (_PREFIX_BYTES if rest is None else 1):
+            # A client whose whole window is smaller than a prefix gets it in parts.
+            is_tiny = self._first_window < _PREFIX_BYTES
+            if room < (_PREFIX_BYTES if rest is None and not is_tiny else 1):
                 return
             prefix = b""
             if rest is None:
                 rest = memoryview(outgoing.messages.popleft())
                 prefix = http2.MESSAGE_PREFIX.pack(0, len(rest))
+                if room < _PREFIX_BYTES:
+                    rest, prefix = memoryview(prefix + rest), b""
+                    outgoing.waiting_bytes += _PREFIX_BYTES
             part = rest[: room - len(prefix)]
             outgoing.rest = rest[len(part) :] if len(part) < len(rest) else None
             size = len(prefix) + len(part)
