@@ -22,24 +22,27 @@ _WHOLE: Final = struct.Struct(">BHBBLBL")
 
 
 class Outgoing:
-    """One stream's side of the outbox: the messages that wait, the trailers that end it, and by
+    """The outbox's side of a stream: the messages that wait, the trailers that end it, and by
     how much its window differs from the connection's first window of a stream."""
 
-    __slots__ = ("messages", "rest", "stream", "trailers", "waiting_bytes", "window")
+    __slots__ = ("messages", "number", "rest", "trailers", "waiting_bytes", "waits", "window")
 
-    def __init__(self, stream: int) -> None:
-        self.stream = stream
+    def __init__(self, number: int) -> None:
+        self.number = number
         self.window = 0
-        self.messages: deque[bytes] = deque()
+        self.waits = False
+        """It has not sent all its messages."""
+        self.messages: deque[bytes] | None = None
+        """Those that wait; None where none ever did, as in most calls."""
         self.rest: memoryview | None = None
         """Of the message that has begun to go."""
         self.waiting_bytes = 0
         self.trailers: bytes | None = None
 
     @property
-    def waits(self) -> bool:
-        """It has not sent all its messages."""
-        return self.rest is not None or bool(self.messages)
+    def waiting_messages(self) -> int:
+        """That have not begun to go."""
+        return 0 if self.messages is None else len(self.messages)
 
 
 class Outbox:
@@ -84,7 +87,7 @@ class Outbox:
             return False
         self._window -= size
         outgoing.window -= size
-        prefix = _WHOLE.pack(0, size, http2.DATA, 0, outgoing.stream, 0, size - _PREFIX_BYTES)
+        prefix = _WHOLE.pack(0, size, http2.DATA, 0, outgoing.number, 0, size - _PREFIX_BYTES)
         piece = b"".join((head, prefix, message, tail))
         self._pieces.append(piece)
         self.waiting_bytes += len(piece)
@@ -92,9 +95,12 @@ class Outbox:
 
     def add_message(self, outgoing: Outgoing, message: bytes) -> None:
         """Queues a message behind those of its stream."""
+        if outgoing.messages is None:
+            outgoing.messages = deque()
         outgoing.messages.append(message)
         outgoing.waiting_bytes += len(message)
-        self._held[outgoing.stream] = outgoing
+        outgoing.waits = True
+        self._held[outgoing.number] = outgoing
         self._release(outgoing)
 
     def end(self, outgoing: Outgoing, trailers: bytes) -> None:
@@ -106,15 +112,17 @@ class Outbox:
 
     def cut(self, outgoing: Outgoing) -> None:
         """Drops a stream's messages, but the one that has begun to go."""
-        outgoing.messages.clear()
+        outgoing.messages = None
+        outgoing.waits = outgoing.rest is not None
         outgoing.waiting_bytes = 0 if outgoing.rest is None else len(outgoing.rest)
-        if outgoing.rest is None:
-            self._held.pop(outgoing.stream, None)
+        if not outgoing.waits:
+            self._held.pop(outgoing.number, None)
 
     def forget(self, outgoing: Outgoing) -> None:
         """The stream is no more."""
-        outgoing.rest = None
-        self.cut(outgoing)
+        if outgoing.waits:
+            outgoing.rest = None
+            self.cut(outgoing)
         outgoing.trailers = None
 
     # --- what the client lets us send -----------------------------------------------------
@@ -198,6 +206,7 @@ class Outbox:
                 return
             prefix = b""
             if rest is None:
+                assert outgoing.messages, "it waits"
                 rest = memoryview(outgoing.messages.popleft())
                 prefix = http2.MESSAGE_PREFIX.pack(0, len(rest))
                 if room < _PREFIX_BYTES:
@@ -206,15 +215,16 @@ class Outbox:
             part = rest[: room - len(prefix)]
             outgoing.rest = rest[len(part) :] if len(part) < len(rest) else None
             size = len(prefix) + len(part)
-            head = http2.HEAD.pack(size >> 16, size & 0xFFFF, http2.DATA, 0, outgoing.stream)
+            head = http2.HEAD.pack(size >> 16, size & 0xFFFF, http2.DATA, 0, outgoing.number)
             self._pieces.append(head + prefix)
             self._pieces.append(part)
             self._window -= size
             outgoing.window -= size
             outgoing.waiting_bytes -= len(part)
+            outgoing.waits = outgoing.rest is not None or bool(outgoing.messages)
             self.waiting_bytes += http2.HEAD.size + size
-        del self._held[outgoing.stream]
+        del self._held[outgoing.number]
         if outgoing.trailers is not None:
             self.add(outgoing.trailers)
             outgoing.trailers = None
-            self.ended.append(outgoing.stream)
+            self.ended.append(outgoing.number)
