@@ -10,7 +10,7 @@ from contextlib import suppress
 import pytest
 from hpack import Decoder
 
-from tideserve.server.front import Call, Event, FrontSettings, Status, StreamMessage
+from tideserve.server.front import Call, Cancel, Event, FrontSettings, Status, StreamMessage
 from tideserve.server.front.native.calls import Shared
 from tideserve.server.front.native.connection import Connection
 from tideserve.server.front.native.errors import ProtocolError
@@ -380,3 +380,33 @@ def test_no_more_files_is_said_once(
         client.sendall(http2.PREFACE + http2.settings({}) + headers(1, BIDI))
         assert call_of(front.recv(10, 5.0)).path == BIDI
     assert caplog.text.count("no more connections for now") == 1
+
+
+def test_a_client_that_stalls_does_not_keep_what_the_others_need(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One with 1 GB of half a request each, frozen, had every request of 1 MB of the others refused
+    until it went."""
+    monkeypatch.setattr("tideserve.server.front.native.front._MAX_HELD_BYTES", 1)
+    monkeypatch.setattr("tideserve.server.front.native.front._STALLED_S", 0.1)
+    settings = FrontSettings(port=0, max_message_bytes=10_000)
+    front = NativeFront(((UNARY, Kind.UNARY), (BIDI, Kind.BIDI)), settings)
+    front.start()
+    part = http2.MESSAGE_PREFIX.pack(0, 9000) + bytes(8000)
+    preface = http2.PREFACE + http2.settings({})
+    try:
+        with (
+            socket.create_connection(("127.0.0.1", front.port)) as stalled,
+            socket.create_connection(("127.0.0.1", front.port)) as good,
+        ):
+            stalled.sendall(preface + headers(1, BIDI) + data(1, part) + headers(3) + data(3, part))
+            begun = call_of(front.recv(10, 5.0))
+            assert front.recv(10, 5.0) == [Cancel(begun.call_id)]
+            good.sendall(preface + headers(1) + data(1, part))
+            assert front.recv(10, 0.05) == []
+            good.sendall(data(1, bytes(1000), ends=True))
+            assert len(call_of(front.recv(10, 5.0)).payload) == 9000
+            stalled.sendall(headers(5, BIDI))  # its other calls are served
+            assert call_of(front.recv(10, 5.0)).path == BIDI
+    finally:
+        front.close()

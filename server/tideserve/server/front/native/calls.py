@@ -175,6 +175,14 @@ class Calls:
             return True
         return self.outbox.grow_stream(stream, growth)
 
+    def refuse_held(self) -> None:
+        """Ends the calls whose requests are not whole: others need what is held of them."""
+        shared = self._shared
+        for stream in list(self._streams.values()):
+            if stream.payload is not None or (stream.reader and stream.reader.held_bytes):
+                status = too_many_bytes(shared.held_bytes, shared.max_held_bytes)
+                self._refuse(stream, status)
+
     def on_lost(self) -> None:
         """The client is gone."""
         for stream in list(self._streams.values()):

@@ -36,6 +36,8 @@ _MAX_WAIT_S: Final = 3600.0
 _FINE_MS: Final = 10
 # How often deadlines, keepalive and a listener that ran out of files are looked at.
 _CHORES_S: Final = 0.05
+# Of a client that sends nothing in the middle of a request, once half of what may be held is.
+_STALLED_S: Final = 10.0
 # For a client to say that it speaks HTTP/2; it does so with its first packet.
 _PREFACE_S: Final = 20.0
 # The core says more about a deadline that passed than the front can: it is given time to.
@@ -316,8 +318,13 @@ class NativeFront:
         self._expire(now_s)
         if not self._is_accepting:
             self._accept_again(epoll)
-        settings = self._settings
+        settings, shared = self._settings, self._shared
+        is_short = shared.held_bytes > shared.max_held_bytes // 2
         for link in list(self._links.values()):
+            if is_short and now_s - link.heard_s > _STALLED_S:
+                link.calls.refuse_held()
+                self._events += link.connection.take_events()
+                self._dirty.add(link)
             if not link.connection.has_begun and now_s - link.opened_s > _PREFACE_S:
                 logger.debug("%s said nothing", link.peer)
                 self._drop(link)
