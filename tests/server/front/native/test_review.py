@@ -15,6 +15,7 @@ from tideserve.server.front.native.calls import Shared
 from tideserve.server.front.native.connection import Connection
 from tideserve.server.front.native.errors import ProtocolError
 from tideserve.server.front.native.front import NativeFront
+from tideserve.server.front.native.headers import status_block
 from tideserve.v1 import http2
 from tideserve.v1.methods import Kind
 
@@ -410,3 +411,11 @@ def test_a_client_that_stalls_does_not_keep_what_the_others_need(
             assert call_of(front.recv(10, 5.0)).path == BIDI
     finally:
         front.close()
+
+
+def test_the_same_refusal_is_written_once() -> None:
+    """At 40 us each, one read of 4,000 calls that are refused was 150 ms of the loop."""
+    refusal = Status(8, "the queue is full", 100)
+    assert status_block(refusal, begins=True) is status_block(refusal, begins=True)
+    assert status_block(refusal, begins=True) != status_block(refusal, begins=False)
+    assert status_block(refusal, begins=True) != status_block(Status(8, "other"), begins=True)

@@ -7,6 +7,7 @@ https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md.
 import re
 from base64 import b64decode
 from binascii import Error as BinasciiError
+from functools import lru_cache
 from typing import Final, NamedTuple
 from urllib.parse import quote
 
@@ -33,6 +34,8 @@ _NO_METADATA: Final = frozenset(
 )
 _TIMEOUT: Final = re.compile(rb"(\d{1,8})([HMSmun])")
 _UNIT_S: Final = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
+# A refusal takes 40 us to write, and a server with too much to do writes the same one often.
+_CACHED_STATUSES: Final = 64
 # Clients take some 8 KiB of trailers; a longer sentence is cut.
 _MAX_MESSAGE_BYTES: Final = 6 * 1024
 # What need not be escaped in grpc-message: printable ASCII but the percent sign.
@@ -225,6 +228,7 @@ NO_TABLE: Final = b"\x20"
 ANSWER_IS_OK: Final = _block(("grpc-status", "0"))
 
 
+@lru_cache(_CACHED_STATUSES)
 def status_block(status: Status, *, begins: bool) -> bytes:
     """The trailers of a call that fails; with `begins` they are all of its answer."""
     headers = [(":status", "200"), ("content-type", "application/grpc")] if begins else []
