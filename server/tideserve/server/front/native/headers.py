@@ -197,7 +197,7 @@ def _metadatum(name: bytes, value: bytes) -> tuple[str, str | bytes]:
     if not name.endswith(b"-bin"):
         return key, value.decode("latin-1")
     try:
-        return key, b64decode(value + b"=" * (-len(value) % 4))
+        return key, b64decode(value + b"=" * (-len(value) % 4), validate=True)
     except BinasciiError:
         return key, value
 
