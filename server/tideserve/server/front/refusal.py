@@ -63,6 +63,15 @@ def too_many_bytes(waiting_bytes: int, limit_bytes: int) -> Status:
     )
 
 
+def nobody_reads(waiting_bytes: int, limit_bytes: int) -> Status:
+    return Status(
+        Code.RESOURCE_EXHAUSTED,
+        f"answers of {waiting_bytes} bytes wait for callers that do not read them, at most "
+        f"{limit_bytes} may: read answers before asking for more",
+        pushback_ms=100,
+    )
+
+
 def stream_backlog_is_full(waiting_messages: int, waiting_bytes: int, next_bytes: int) -> bool:
     """Whether one more message would pass a bound of a stream's backlog."""
     return waiting_messages > 0 and (

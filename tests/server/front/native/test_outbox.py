@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from tideserve.server.front.native.frames import FrameReader
-from tideserve.server.front.native.outbox import Outbox, Outgoing
+from tideserve.server.front.native.outbox import Outbox, Outgoing, Unsent
 from tideserve.v1 import http2
 
 HEAD, TAIL = http2.frame(http2.PING, 0, 0, b"head...."), http2.frame(http2.PING, 0, 0, b"tail....")
@@ -19,7 +19,8 @@ class Flow(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
-        self.outbox = Outbox()
+        self.unsent = Unsent()
+        self.outbox = Outbox(self.unsent)
         self.reader = FrameReader()
         self.reader.read(http2.PREFACE)
         self.streams = {number: Outgoing(number) for number in (1, 3, 5, 7)}
@@ -89,6 +90,11 @@ class Flow(RuleBasedStateMachine):
                 self.trailers.append(number)
 
     @invariant()
+    def what_is_kept_back_is_counted(self) -> None:
+        kept = sum(stream.waiting_bytes for stream in self.streams.values())
+        assert self.unsent.bytes == kept
+
+    @invariant()
     def what_went_is_what_was_sent_in_order(self) -> None:
         for number, data in self.got.items():
             assert self.expected[number].startswith(data)
@@ -113,6 +119,7 @@ class Flow(RuleBasedStateMachine):
         assert sorted(self.trailers) == sorted(self.ended)
         assert len(set(self.outbox.ended)) == len(self.outbox.ended)
         assert not any(stream.waits for stream in self.streams.values())
+        assert self.unsent.bytes == 0
         assert all(stream.waiting_bytes == 0 for stream in self.streams.values())
 
 
@@ -121,7 +128,7 @@ TestFlow.settings = settings(max_examples=50, stateful_step_count=30)
 
 
 def test_nothing_goes_past_a_streams_window() -> None:
-    outbox, stream = Outbox(), Outgoing(1)
+    outbox, stream = Outbox(Unsent()), Outgoing(1)
     outbox.set_first_window(1000)
     outbox.add_message(stream, bytes(5000))
     sent = b"".join(map(bytes, outbox.take(100)))
@@ -137,7 +144,7 @@ def test_nothing_goes_past_a_streams_window() -> None:
 
 
 def test_windows_that_pass_their_limit_are_told() -> None:
-    outbox, stream = Outbox(), Outgoing(1)
+    outbox, stream = Outbox(Unsent()), Outgoing(1)
     assert outbox.grow(http2.MAX_WINDOW - http2.DEFAULT_WINDOW)
     assert not outbox.grow(1)
     assert outbox.grow_stream(stream, http2.MAX_WINDOW - http2.DEFAULT_WINDOW)
@@ -145,7 +152,7 @@ def test_windows_that_pass_their_limit_are_told() -> None:
 
 
 def test_a_cut_stream_keeps_the_message_that_has_begun_and_its_trailers() -> None:
-    outbox, stream = Outbox(), Outgoing(1)
+    outbox, stream = Outbox(Unsent()), Outgoing(1)
     outbox.set_first_window(100)
     for fill in (b"a", b"b", b"c"):
         outbox.add_message(stream, fill * 200)

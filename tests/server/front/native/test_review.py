@@ -28,7 +28,7 @@ TURN_S = 1.0
 
 def shared(max_held_bytes: int = 1 << 30, max_concurrent_streams: int = 4096) -> Shared:
     methods = {UNARY: Kind.UNARY, BIDI: Kind.BIDI}
-    return Shared(methods, 64 << 20, max_held_bytes, max_concurrent_streams)
+    return Shared(methods, 64 << 20, max_held_bytes, 1 << 30, max_concurrent_streams)
 
 
 def connected(of: Shared | None = None) -> Connection:

@@ -22,8 +22,9 @@ from tideserve.server.front.native.headers import (
     status_block,
 )
 from tideserve.server.front.native.messages import MessageReader
-from tideserve.server.front.native.outbox import Outbox, Outgoing
+from tideserve.server.front.native.outbox import Outbox, Outgoing, Unsent
 from tideserve.server.front.refusal import (
+    nobody_reads,
     reads_too_slowly,
     stream_backlog_is_full,
     too_many_bytes,
@@ -46,14 +47,17 @@ _NOT_ONE_MESSAGE: Final = Status(
 class Shared:
     """What the connections of a front have in common.
 
-    `methods` by path; `held_bytes` of requests that are not whole yet; `deadlines_s` by call.
+    `methods` by path; `held_bytes` of requests that are not whole yet; `unsent` of answers whose
+    clients do not take them; `deadlines_s` by call.
     """
 
     methods: Mapping[str, Kind]
     max_message_bytes: int
     max_held_bytes: int
+    max_unsent_bytes: int
     max_concurrent_streams: int
     held_bytes: int = 0
+    unsent: Unsent = field(default_factory=Unsent)
     deadlines_s: dict[int, float] = field(default_factory=dict)
 
 
@@ -95,7 +99,7 @@ class Calls:
         self._streams: dict[int, _Stream] = {}
         self._last = 0
         self._has_begun = False  # a header block went
-        self.outbox = Outbox()
+        self.outbox = Outbox(shared.unsent)
         self.events: list[Event] = []
 
     @property
@@ -206,6 +210,10 @@ class Calls:
         if self.outbox.add_whole(stream, begin, payload, end):
             self._forget(stream)
             return True
+        shared = self._shared
+        if shared.unsent.bytes > shared.max_unsent_bytes:
+            status = nobody_reads(shared.unsent.bytes, shared.max_unsent_bytes)
+            return self.fail(number, status)
         self.outbox.add(begin)
         self.outbox.add_message(stream, payload)
         self._end(stream, end)

@@ -44,6 +44,8 @@ _PREFACE_S: Final = 20.0
 _DEADLINE_GRACE_S: Final = 0.02
 # Requests that are not whole yet, of all connections.
 _MAX_HELD_BYTES: Final = 1024 * 1024 * 1024
+# Answers whose clients do not take them, of all connections.
+_MAX_UNSENT_BYTES: Final = 1024 * 1024 * 1024
 _OUT_OF_FILES: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 _LAST_LOOK_S: Final = 0.02
 
@@ -64,6 +66,7 @@ class NativeFront:
             dict(methods),
             settings.max_message_bytes,
             max(_MAX_HELD_BYTES, 2 * settings.max_message_bytes),
+            max(_MAX_UNSENT_BYTES, 2 * settings.max_answer_bytes),
             settings.max_concurrent_streams,
         )
         self._links: dict[int, Link] = {}  # by number

@@ -243,11 +243,11 @@ def status_block(status: Status, *, begins: bool) -> bytes:
 
 
 def _escaped(message: str) -> str:
-    escaped = quote(message, safe=_PLAIN)
+    escaped = quote(message, safe=_PLAIN, errors="replace")
     if len(escaped) <= _MAX_MESSAGE_BYTES:
         return escaped
     # Not within an escape, nor within a character of several.
-    plain = message.encode()[: _MAX_MESSAGE_BYTES // 3].decode(errors="ignore")
+    plain = message.encode(errors="replace")[: _MAX_MESSAGE_BYTES // 3].decode(errors="ignore")
     return quote(plain + " ...", safe=_PLAIN)
 
 

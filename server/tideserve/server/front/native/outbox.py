@@ -45,13 +45,23 @@ class Outgoing:
         return 0 if self.messages is None else len(self.messages)
 
 
+class Unsent:
+    """`bytes` of messages that all outboxes of a front keep back for their clients."""
+
+    __slots__ = ("bytes",)
+
+    def __init__(self) -> None:
+        self.bytes = 0
+
+
 class Outbox:
     """Owns a connection's pieces for its socket, and both windows.
 
     `take` gives what is to be sent next, `on_sent` is told how much of it went.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, unsent: Unsent) -> None:
+        self._unsent = unsent
         self._pieces: list[Buffer] = []
         self.waiting_bytes = 0
         self._window = http2.DEFAULT_WINDOW
@@ -99,6 +109,7 @@ class Outbox:
             outgoing.messages = deque()
         outgoing.messages.append(message)
         outgoing.waiting_bytes += len(message)
+        self._unsent.bytes += len(message)
         outgoing.waits = True
         self._held[outgoing.number] = outgoing
         self._release(outgoing)
@@ -114,7 +125,9 @@ class Outbox:
         """Drops a stream's messages, but the one that has begun to go."""
         outgoing.messages = None
         outgoing.waits = outgoing.rest is not None
+        self._unsent.bytes -= outgoing.waiting_bytes
         outgoing.waiting_bytes = 0 if outgoing.rest is None else len(outgoing.rest)
+        self._unsent.bytes += outgoing.waiting_bytes
         if not outgoing.waits:
             self._held.pop(outgoing.number, None)
 
@@ -212,6 +225,7 @@ class Outbox:
                 if room < _PREFIX_BYTES:
                     rest, prefix = memoryview(prefix + rest), b""
                     outgoing.waiting_bytes += _PREFIX_BYTES
+                    self._unsent.bytes += _PREFIX_BYTES
             part = rest[: room - len(prefix)]
             outgoing.rest = rest[len(part) :] if len(part) < len(rest) else None
             size = len(prefix) + len(part)
@@ -221,6 +235,7 @@ class Outbox:
             self._window -= size
             outgoing.window -= size
             outgoing.waiting_bytes -= len(part)
+            self._unsent.bytes -= len(part)
             outgoing.waits = outgoing.rest is not None or bool(outgoing.messages)
             self.waiting_bytes += http2.HEAD.size + size
         del self._held[outgoing.number]
