@@ -2,15 +2,19 @@
 
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+import h2.connection
+import h2.events
 import numpy as np
 import psutil
 import pytest
+from h2.settings import SettingCodes
 
 from tests.e2e.adder import CONFIG
 from tests.e2e.model_folder import link_example, write_model
@@ -18,6 +22,10 @@ from tests.e2e.processes import autoscaler_of, command_of
 from tests.e2e.server import READY_TIMEOUT_S, Server, wait_until
 from tideserve.client import Client, TideserveClientError, Unavailable
 from tideserve.client.retry import NO_RETRY
+from tideserve.server.front.refusal import LAST_ANSWERS_S
+from tideserve.v1.http2 import DEFAULT_WINDOW, MAX_WINDOW, MESSAGE_PREFIX
+from tideserve.v1.inference_pb2 import ModelInferRequest
+from tideserve.v1.methods import INFERENCE_SERVICE
 
 pytestmark = pytest.mark.e2e
 
@@ -50,6 +58,10 @@ class Model:
     def unload(self):
         pass
 """
+# More than sockets hold.
+LARGE_BYTES = 20_000_000
+# Longer than a front waits for whoever reads its last words.
+LATE_S = 3 * LAST_ANSWERS_S
 # The forkserver and the resource tracker notice the end of their parent a moment later.
 EMPTY_TIMEOUT_S = 3.0
 
@@ -95,6 +107,37 @@ def test_a_stream_is_answered_to_its_end(
         server.send(signal.SIGTERM)
         answers = [first, *(stream.receive(timeout_s=10) for _ in range(9))]
         assert [int(it.outputs["OUT"][0, 0]) for it in answers] == list(range(10))
+    assert server.wait_end(10) == 0
+    _check_nothing_is_left(server)
+
+
+def test_a_caller_who_reads_late_gets_all_of_its_answer(
+    start_server: Callable[..., Server], tmp_path: Path
+) -> None:
+    """On the native front: grpc-core keeps to itself what it has not sent."""
+    repository = tmp_path / "repository"
+    config = ONE_BY_ONE.replace("TYPE_FP32 dims: 1", "TYPE_UINT8 dims: -1")
+    write_model(repository, "large", config, SLOW.format(infer_s=0))
+    server = start_server(repository, "--front=native")
+    request = ModelInferRequest(model_name="large", raw_input_contents=[bytes(LARGE_BYTES)])
+    request.inputs.add(name="IN", datatype="UINT8", shape=(1, LARGE_BYTES))
+    host, _, port = server.address.rpartition(":")
+    with socket.create_connection((host, int(port)), 10) as raw:
+        caller = _call_and_do_not_read(raw, request.SerializeToString())
+        with Client(server.address) as client:
+            wait_until(lambda: client.statistics("large")[0].success.count == 1, 20)
+        server.send(signal.SIGTERM)
+        wait_until(lambda: "stopping: finishing" in server.log, 5)
+        time.sleep(LATE_S)
+        got_bytes, status = 0, ""
+        # The server closes after its last word.
+        while data := raw.recv(1 << 20):
+            for event in caller.receive_data(data):
+                if isinstance(event, h2.events.DataReceived):
+                    got_bytes += len(event.data or b"")
+                elif isinstance(event, h2.events.TrailersReceived):
+                    status = dict(event.headers or [])[b"grpc-status"].decode()
+    assert (got_bytes > LARGE_BYTES, status) == (True, "0")
     assert server.wait_end(10) == 0
     _check_nothing_is_left(server)
 
@@ -208,6 +251,33 @@ def _calls(server: Server, model: str) -> Iterator[tuple[Calls, Client]]:
             yield calls, client
         finally:
             server.close()
+
+
+def _call_and_do_not_read(raw: socket.socket, message: bytes) -> h2.connection.H2Connection:
+    """A client that has sent a ModelInfer, with windows that let all of its answer come."""
+    caller = h2.connection.H2Connection()
+    caller.initiate_connection()
+    caller.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: MAX_WINDOW})
+    caller.increment_flow_control_window(MAX_WINDOW - DEFAULT_WINDOW)
+    raw.sendall(caller.data_to_send())
+    while caller.remote_settings.initial_window_size != MAX_WINDOW:
+        caller.receive_data(raw.recv(4096))
+    headers = {
+        ":method": "POST",
+        ":scheme": "http",
+        ":path": f"/{INFERENCE_SERVICE}/ModelInfer",
+        ":authority": "test",
+        "content-type": "application/grpc",
+    }
+    caller.send_headers(1, headers.items())
+    body = MESSAGE_PREFIX.pack(0, len(message)) + message
+    step = caller.max_outbound_frame_size
+    for at in range(0, len(body), step):
+        while caller.local_flow_control_window(1) < step:
+            caller.receive_data(raw.recv(4096))
+        caller.send_data(1, body[at : at + step], end_stream=at + step >= len(body))
+        raw.sendall(caller.data_to_send())
+    return caller
 
 
 def _check_answers(calls: Calls) -> None:

@@ -78,6 +78,10 @@ class FakeFront:
     def end(self, call_id: int) -> None:
         self._finish(call_id, lambda: self.ended.append(call_id))
 
+    @property
+    def has_unsent(self) -> bool:
+        return False
+
     def wake(self) -> None:
         self.wakes += 1
 

@@ -34,6 +34,8 @@ from tideserve.v1 import methods
 
 logger = logging.getLogger(__name__)
 
+# After the last answer was made: how long callers may take to read theirs.
+READING_TIMEOUT_S = 5.0
 # After the admitted requests: how long replicas and the autoscaler may take to leave.
 RELEASE_TIMEOUT_S = 15.0
 # The same once nobody waits for them: a frozen one is LOST after a second, and killed.
@@ -160,6 +162,9 @@ class App:
         self._turn_until(
             lambda: not inference.open_calls or self._stop_signals > 1,
             self._settings.shutdown_timeout_s,
+        )
+        self._turn_until(
+            lambda: not self._front.has_unsent or self._stop_signals > 1, READING_TIMEOUT_S
         )
         autoscaler.ask_to_stop()
         if not inference.open_calls:

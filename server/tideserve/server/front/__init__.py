@@ -78,6 +78,10 @@ class Front(Protocol):
     def port(self) -> int:
         """The bound port, once started."""
 
+    @property
+    def has_unsent(self) -> bool:
+        """Answers wait for their callers to read them, as far as the front knows."""
+
     def start(self) -> None:
         """Binds and accepts. Raises `AddressInUseError`, `CertificateError`."""
 

@@ -108,6 +108,11 @@ class GrpcioFront:
         """Calls begun and neither answered nor cancelled."""
         return len(self._calls)
 
+    @property
+    def has_unsent(self) -> bool:
+        """Not known: grpc-core has them, and does not say."""
+        return False
+
     def start(self) -> None:
         """Binds and accepts, once.
 

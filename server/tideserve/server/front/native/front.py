@@ -93,6 +93,13 @@ class NativeFront:
         """Calls begun and neither answered nor cancelled."""
         return sum(len(link.calls.open) for link in self._links.values())
 
+    @property
+    def has_unsent(self) -> bool:
+        """Answers wait for their callers to read them."""
+        if self._shared.unsent.bytes:
+            return True
+        return any(link.has_output for link in self._links.values())
+
     def start(self) -> None:
         """Binds and accepts, once. Raises `AddressInUseError`, `StartError` for any other bind."""
         assert self._epoll is None, "a front starts once"
