@@ -78,12 +78,20 @@ def test_a_call_reads_the_same_with_and_without_a_table(
 
 
 def test_metadata_is_what_the_caller_gave() -> None:
-    head = read((b"key", b"value"), (b"blob-bin", b"AP/+"), (b"bad-bin", b"=?"), (b"key", b"2"))
+    head = read(
+        (b"key", b"value"),
+        (b"blob-bin", b"AP/+"),
+        (b"bad-bin", b"=?"),
+        (b"key", b"2"),
+        (b"two-bin", b"AQ,Ag"),
+    )
     assert head.metadata == (
         ("key", "value"),
         ("blob-bin", b"\x00\xff\xfe"),
         ("bad-bin", b"=?"),
         ("key", "2"),
+        ("two-bin", b"\x01"),
+        ("two-bin", b"\x02"),
     )
 
 

@@ -175,7 +175,7 @@ def _head(fields: list[tuple[bytes, bytes]]) -> RequestHead:
             elif name == b":method":
                 method = value
         elif name not in _NO_METADATA:
-            metadata.append(_metadatum(name, value))
+            metadata += _metadata(name, value)
         elif name == b"grpc-timeout":
             timeout_s = _timeout_s(value)
         elif name == b"content-type":
@@ -192,14 +192,20 @@ def _head(fields: list[tuple[bytes, bytes]]) -> RequestHead:
     return RequestHead(path.decode("latin-1"), tuple(metadata), timeout_s, encoding, malformed)
 
 
-def _metadatum(name: bytes, value: bytes) -> tuple[str, str | bytes]:
+def _metadata(name: bytes, value: bytes) -> list[tuple[str, str | bytes]]:
     key = name.decode("latin-1")
     if not name.endswith(b"-bin"):
-        return key, value.decode("latin-1")
+        return [(key, value.decode("latin-1"))]
+    # Several of one name may come joined: base64 has no comma.
+    return [(key, _binary(part)) for part in value.split(b",")]
+
+
+def _binary(value: bytes) -> bytes:
+    """As it came where it is no base64."""
     try:
-        return key, b64decode(value + b"=" * (-len(value) % 4), validate=True)
+        return b64decode(value + b"=" * (-len(value) % 4), validate=True)
     except BinasciiError:
-        return key, value
+        return value
 
 
 def _timeout_s(value: bytes) -> float | None:
