@@ -1,12 +1,11 @@
-"""HTTP/2 and gRPC for one unary call at a time, without IO: bytes in, bytes out.
+"""HTTP/2 for one gRPC call at a time, without IO: bytes in, bytes out.
 
-A replica's Exchange is the one call whose cost every request shares, and a general client
-pays for generality: grpcio's takes about 210 us of CPU a call, this and a blocking socket
-about 50. Sources: RFC 9113 (frames, flow control), RFC 7541 (HPACK, by the hpack library),
+Every call of a replica goes over it. A general client pays for generality: grpcio's takes about
+210 us of CPU an Exchange, this and a blocking socket about 50; and 17 MB in every replica.
+Sources: RFC 9113 (frames, flow control), RFC 7541 (HPACK, by the hpack library),
 https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md.
 """
 
-import struct
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 from urllib.parse import unquote
@@ -14,39 +13,33 @@ from urllib.parse import unquote
 from hpack import Decoder, Encoder, HPACKError, NeverIndexedHeaderTuple
 
 from tideserve.replica.errors import Http2Error
+from tideserve.v1 import http2
 
-_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-_HEAD: Final = struct.Struct(">BHBBL")  # length (24 bits), type, flags, stream
-_SETTING: Final = struct.Struct(">HL")
-_DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PING, _GOAWAY = 0, 1, 3, 4, 6, 7
-_WINDOW_UPDATE, _CONTINUATION = 8, 9
-_ACK = _END_STREAM = 1
-_END_HEADERS, _PADDED, _PRIORITY = 4, 8, 0x20
-_HEADER_TABLE_SIZE, _ENABLE_PUSH, _INITIAL_WINDOW_SIZE, _MAX_FRAME_SIZE = 1, 2, 4, 5
-_CANCEL: Final = 8
-_DEFAULT_WINDOW: Final = 65_535
-_MAX_WINDOW: Final = 2**31 - 1
-_LAST_STREAM: Final = 2**31 - 1
 # Of DATA that is joined for one send: a copy, in place of two system calls a frame.
 _SEND_BYTES: Final = 1 << 20
+# Received before the windows, of 2 GiB, are opened again.
+_WINDOW_STEP_BYTES: Final = 1 << 30
 # A header list of ours: the frontend answers with a few hundred bytes.
 _MAX_HEADER_BYTES: Final = 1 << 16
 # Blocks seen: a frontend's answers to Exchange have two.
 _CACHED_BLOCKS: Final = 64
 
 
-class Reply(NamedTuple):
-    """`status` is gRPC's number; 0 (OK) comes with the `message`."""
+class Ending(NamedTuple):
+    """How a call ended: gRPC's number (`status.Code`), and the server's words."""
 
     status: int
     detail: str
-    message: bytes
 
 
 def request_block(
-    path: str, authority: str, timeout_s: int, metadata: Sequence[tuple[str, str]]
+    path: str, authority: str, timeout_s: int | None, metadata: Sequence[tuple[str, str]]
 ) -> bytes:
-    """The header block of every call: nothing in it is indexed, so it is always the same."""
+    """The header block of every call: nothing in it is indexed, so it is always the same.
+
+    A `timeout_s` of None: the call may last for ever.
+    """
+    timeout = () if timeout_s is None else (("grpc-timeout", f"{timeout_s}S"),)
     headers = (
         (":method", "POST"),
         (":scheme", "http"),
@@ -54,16 +47,17 @@ def request_block(
         (":authority", authority),
         ("content-type", "application/grpc"),
         ("te", "trailers"),
-        ("grpc-timeout", f"{timeout_s}S"),
+        *timeout,
         *metadata,
     )
     return Encoder().encode([NeverIndexedHeaderTuple(name, value) for name, value in headers])
 
 
-class UnaryConnection:
-    """One connection's state. `open` first; then `begin`, and until `reply` is there feed
-    `receive` and send what `take_outgoing` gives. Raises `Http2Error` for what is not HTTP/2,
-    or ends the call or the connection before the answer is whole."""
+class CallConnection:
+    """One connection's state. `open` first; then `begin`, and until `ending` is there feed
+    `receive` and send what `take_outgoing` gives; `take_body` gives what came of the answer.
+    Raises `Http2Error` for what is not HTTP/2, or ends the call or the connection before the
+    answer is whole."""
 
     def __init__(self, request_headers: bytes) -> None:
         self._request_headers = request_headers
@@ -80,20 +74,21 @@ class UnaryConnection:
         self._stream = 0
         self._leaving = False
         # --- what may be sent
-        self._max_frame = 16_384
-        self._initial_window = _DEFAULT_WINDOW
-        self._window = _DEFAULT_WINDOW
+        self._max_frame = http2.DEFAULT_FRAME
+        self._initial_window = http2.DEFAULT_WINDOW
+        self._window = http2.DEFAULT_WINDOW
         self._stream_window = 0
         self._unsent = memoryview(b"")
         # --- what is received
         self._taken = 0
+        self._stream_taken = 0
         self._data_left = 0
         self._data_ends_stream = False
         self._parts: list[memoryview] = []
         self._headers: dict[str, str] = {}
         self._block = b""
         self._block_flags = 0
-        self.reply: Reply | None = None
+        self.ending: Ending | None = None
 
     @property
     def ready(self) -> bool:
@@ -103,7 +98,7 @@ class UnaryConnection:
     @property
     def reusable(self) -> bool:
         """Another call may begin on it."""
-        return not self._leaving and self._next_stream <= _LAST_STREAM
+        return not self._leaving and self._next_stream <= http2.LAST_STREAM
 
     @property
     def expected_bytes(self) -> int:
@@ -112,17 +107,16 @@ class UnaryConnection:
 
     def open(self) -> None:
         """Queues what begins a connection."""
-        settings = (
-            (_HEADER_TABLE_SIZE, 0),
-            (_ENABLE_PUSH, 0),
-            (_INITIAL_WINDOW_SIZE, _MAX_WINDOW),
-            (_MAX_FRAME_SIZE, 2**24 - 1),
-        )
-        payload = b"".join(_SETTING.pack(*setting) for setting in settings)
+        settings = {
+            http2.HEADER_TABLE_SIZE: 0,
+            http2.ENABLE_PUSH: 0,
+            http2.INITIAL_WINDOW_SIZE: http2.MAX_WINDOW,
+            http2.MAX_FRAME_SIZE: http2.MAX_FRAME,
+        }
         self._outgoing += (
-            _PREFACE,
-            _frame(_SETTINGS, 0, 0, payload),
-            _frame(_WINDOW_UPDATE, 0, 0, (_MAX_WINDOW - _DEFAULT_WINDOW).to_bytes(4)),
+            http2.PREFACE,
+            http2.settings(settings),
+            http2.window_update(0, http2.MAX_WINDOW - http2.DEFAULT_WINDOW),
         )
 
     def begin(self, message: bytes) -> None:
@@ -130,17 +124,20 @@ class UnaryConnection:
         stream = self._stream = self._next_stream
         self._next_stream += 2
         self._stream_window = self._initial_window
+        self._stream_taken = 0
         self._parts = []
         self._headers = {}
-        self.reply = None
+        self.ending = None
         prefix = b"\0" + len(message).to_bytes(4)
         size = len(message) + len(prefix)
-        self._outgoing.append(_frame(_HEADERS, _END_HEADERS, stream, self._request_headers))
+        self._outgoing.append(
+            http2.frame(http2.HEADERS, http2.END_HEADERS, stream, self._request_headers)
+        )
         if size <= min(self._window, self._stream_window, self._max_frame):
             self._window -= size
             self._stream_window -= size
             self._outgoing += (
-                _HEAD.pack(size >> 16, size & 0xFFFF, _DATA, _END_STREAM, stream),
+                http2.HEAD.pack(size >> 16, size & 0xFFFF, http2.DATA, http2.END_STREAM, stream),
                 prefix,
                 message,
             )
@@ -156,7 +153,7 @@ class UnaryConnection:
         return out
 
     def receive(self, data: bytes) -> None:
-        """Takes in what came; `reply` tells whether the call is over."""
+        """Takes in what came; `ending` tells whether the call is over."""
         if self._unread:
             data = self._unread + data
             self._unread = b""
@@ -164,12 +161,12 @@ class UnaryConnection:
         while True:
             if self._data_left:
                 at = self._take_data(data, at)
-            if size - at < _HEAD.size:
+            if size - at < http2.HEAD.size:
                 break
-            high, low, kind, flags, stream = _HEAD.unpack_from(data, at)
+            high, low, kind, flags, stream = http2.HEAD.unpack_from(data, at)
             length = high << 16 | low
-            body = at + _HEAD.size
-            if kind == _DATA and not flags & _PADDED:
+            body = at + http2.HEAD.size
+            if kind == http2.DATA and not flags & http2.PADDED:
                 self._begin_data(length, flags, stream)
                 at = body
                 continue
@@ -179,6 +176,11 @@ class UnaryConnection:
             self._take_frame(kind, flags, stream, data[body:end])
             at = end
         self._unread = data[at:]
+
+    def take_body(self) -> list[memoryview]:
+        """What came of the answer since the last time: gRPC's messages, in any pieces."""
+        parts, self._parts = self._parts, []
+        return parts
 
     # --- sending --------------------------------------------------------------------------
 
@@ -190,13 +192,13 @@ class UnaryConnection:
         while room > 0:
             size = min(room, self._max_frame)
             last = size == len(self._unsent)
-            head = _HEAD.pack(size >> 16, size & 0xFFFF, _DATA, last, self._stream)
+            head = http2.HEAD.pack(size >> 16, size & 0xFFFF, http2.DATA, last, self._stream)
             self._outgoing += (head, bytes(self._unsent[:size]))
             self._unsent = self._unsent[size:]
             room -= size
 
     def _grow_window(self, stream: int, payload: bytes) -> None:
-        growth = int.from_bytes(payload) & _MAX_WINDOW
+        growth = int.from_bytes(payload) & http2.MAX_WINDOW
         if stream == 0:
             self._window += growth
         elif stream == self._stream:
@@ -206,10 +208,10 @@ class UnaryConnection:
 
     def _begin_data(self, length: int, flags: int, stream: int) -> None:
         self._count(length)
-        if stream != self._stream or self.reply is not None:
+        if stream != self._stream or self.ending is not None:
             raise Http2Error(f"expected DATA of stream {self._stream}, got some of {stream}")
         self._data_left = length
-        self._data_ends_stream = bool(flags & _END_STREAM)
+        self._data_ends_stream = bool(flags & http2.END_STREAM)
         if not length and self._data_ends_stream:
             self._finish()
 
@@ -222,67 +224,71 @@ class UnaryConnection:
         return at + len(part)
 
     def _count(self, length: int) -> None:
-        """Opens the connection's window again before it closes."""
+        """Opens the windows again before they close."""
         self._taken += length
-        if self._taken > _MAX_WINDOW // 2:
-            self._outgoing.append(_frame(_WINDOW_UPDATE, 0, 0, self._taken.to_bytes(4)))
+        if self._taken > _WINDOW_STEP_BYTES:
+            self._outgoing.append(http2.window_update(0, self._taken))
             self._taken = 0
+        self._stream_taken += length
+        if self._stream_taken > _WINDOW_STEP_BYTES:
+            self._outgoing.append(http2.window_update(self._stream, self._stream_taken))
+            self._stream_taken = 0
 
     def _take_frame(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
-        if kind in (_HEADERS, _CONTINUATION):
+        if kind in (http2.HEADERS, http2.CONTINUATION):
             self._take_block(kind, flags, stream, payload)
-        elif kind == _DATA:
+        elif kind == http2.DATA:
             self._begin_data(len(payload), flags, stream)
             self._parts.append(memoryview(_unpadded(payload)))
             self._data_left = 0
             if self._data_ends_stream:
                 self._finish()
-        elif kind == _SETTINGS:
+        elif kind == http2.SETTINGS:
             self._take_settings(flags, payload)
-        elif kind == _PING and not flags & _ACK:
-            self._outgoing.append(_frame(_PING, _ACK, 0, payload))
-        elif kind == _WINDOW_UPDATE:
+        elif kind == http2.PING and not flags & http2.ACK:
+            self._outgoing.append(http2.frame(http2.PING, http2.ACK, 0, payload))
+        elif kind == http2.WINDOW_UPDATE:
             self._grow_window(stream, payload)
-        elif kind == _RST_STREAM and stream == self._stream and self.reply is None:
+        elif kind == http2.RST_STREAM and stream == self._stream and self.ending is None:
             code = int.from_bytes(payload)
             raise Http2Error(f"the server reset the call with HTTP/2 error {code}")
-        elif kind == _GOAWAY:
+        elif kind == http2.GOAWAY:
             self._leaving = True
-            if self.reply is None and int.from_bytes(payload[:4]) < self._stream:
+            if self.ending is None and int.from_bytes(payload[:4]) < self._stream:
                 raise Http2Error("the server leaves and did not take the call")
 
     def _take_settings(self, flags: int, payload: bytes) -> None:
-        if flags & _ACK:
+        if flags & http2.ACK:
             self._settled[1] = True
             return
-        if len(payload) % _SETTING.size:
+        if len(payload) % http2.SETTING.size:
             raise Http2Error(f"expected settings of 6 bytes each, got {len(payload)} bytes")
-        for name, value in _SETTING.iter_unpack(payload):
-            if name == _INITIAL_WINDOW_SIZE:
+        for name, value in http2.SETTING.iter_unpack(payload):
+            if name == http2.INITIAL_WINDOW_SIZE:
                 self._stream_window += value - self._initial_window
                 self._initial_window = value
-            elif name == _MAX_FRAME_SIZE:
+            elif name == http2.MAX_FRAME_SIZE:
                 self._max_frame = value
         self._settled[0] = True
-        self._outgoing.append(_frame(_SETTINGS, _ACK, 0, b""))
+        self._outgoing.append(http2.frame(http2.SETTINGS, http2.ACK, 0, b""))
 
     def _take_block(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
-        if kind == _HEADERS:
-            if flags & _PADDED:
+        if kind == http2.HEADERS:
+            if flags & http2.PADDED:
                 payload = _unpadded(payload)
-            self._block = payload[5:] if flags & _PRIORITY else payload
+            self._block = payload[5:] if flags & http2.WITH_PRIORITY else payload
             self._block_flags = flags
         else:
             self._block += payload
             if len(self._block) > _MAX_HEADER_BYTES:
                 raise Http2Error(f"expected at most {_MAX_HEADER_BYTES} bytes of headers")
-        if not flags & _END_HEADERS:
+        if not flags & http2.END_HEADERS:
             return
         headers = self._decode(self._block)
-        if stream != self._stream or self.reply is not None:
+        if stream != self._stream or self.ending is not None:
             return  # of a call that was given up
         self._headers = {**self._headers, **headers} if self._headers else headers
-        if self._block_flags & _END_STREAM:
+        if self._block_flags & http2.END_STREAM:
             self._finish()
 
     def _decode(self, block: bytes) -> dict[str, str]:
@@ -301,7 +307,9 @@ class UnaryConnection:
         """The server has said all."""
         if self._unsent:
             self._unsent = memoryview(b"")
-            self._outgoing.append(_frame(_RST_STREAM, 0, self._stream, _CANCEL.to_bytes(4)))
+            self._outgoing.append(
+                http2.frame(http2.RST_STREAM, 0, self._stream, http2.CANCEL.to_bytes(4))
+            )
         headers = self._headers
         status = headers.get("grpc-status", "")
         if not status.isdecimal():
@@ -309,28 +317,7 @@ class UnaryConnection:
                 "expected a gRPC answer, got one with HTTP status "
                 f"{headers.get(':status', 'none')} and no grpc-status"
             )
-        detail = unquote(headers.get("grpc-message", ""))
-        message = b""
-        if status == "0":
-            message = _message_of(self._parts)
-        self._parts = []
-        self.reply = Reply(int(status), detail, message)
-
-
-def _message_of(parts: list[memoryview]) -> bytes:
-    """The one message of an answer: a flag, 4 bytes of length, the message."""
-    body = parts[0] if len(parts) == 1 else memoryview(b"".join(parts))
-    if len(body) < 5 or body[0] != 0 or int.from_bytes(body[1:5]) != len(body) - 5:
-        raise Http2Error(
-            f"expected one uncompressed message, got {len(body)} bytes that begin with "
-            f"{bytes(body[:5]).hex()}"
-        )
-    return bytes(body[5:])
-
-
-def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
-    size = len(payload)
-    return _HEAD.pack(size >> 16, size & 0xFFFF, kind, flags, stream) + payload
+        self.ending = Ending(int(status), unquote(headers.get("grpc-message", "")))
 
 
 def _unpadded(payload: bytes) -> bytes:

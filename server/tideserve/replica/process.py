@@ -94,7 +94,6 @@ class Process:
         """One Join, from dialling to its end. Raises `LeaveError`."""
         self._lives += 1
         life = Life(self._lives, Link(self._settings), monotonic())
-        life.link.open()
         reader = Thread(target=self._read_commands, args=(life,), name="life-line", daemon=True)
         reader.start()
         try:
