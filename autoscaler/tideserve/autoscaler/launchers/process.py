@@ -1,9 +1,8 @@
 """Replicas as processes of this machine, forked from a server with the imports made.
 
-multiprocessing's forkserver imports numpy, grpc and the backends' libraries once; a replica
-is a fork of it, so that it starts in milliseconds and shares those pages. It must stay
-import-only: forking after a gRPC object, an ONNX Runtime session or a CUDA context exists
-breaks the child.
+multiprocessing's forkserver imports numpy, protobuf and the backends' libraries once; a
+replica is a fork of it, so that it starts in milliseconds and shares those pages. It must stay
+import-only: forking after an ONNX Runtime session or a CUDA context exists breaks the child.
 
 A replica is a session of its own, writes to its own log file and leaves a record of itself
 in the state folder, so it outlives the launcher and the forkserver, and a later launcher on
@@ -46,7 +45,6 @@ REPLICA_ENTRY: Final = "tideserve.replica.__main__"
 PRELOAD: Final = (
     "tideserve.autoscaler.launchers.child",
     "numpy",
-    "grpc",
     "google.protobuf",
     "onnxruntime",
     "tideserve.v1.methods",
