@@ -122,6 +122,20 @@ def test_it_joins_loads_serves_and_leaves_when_drained(
     assert frontend.left.wait(5)
 
 
+def test_it_runs_without_grpcio(frontend: FakeFrontend, start: Start, model: Path) -> None:
+    told = "import sys\n" + MODEL.replace(
+        "first =", '(self.path / "modules").write_text(" ".join(sys.modules)); first ='
+    )
+    (model / "1" / "model.py").write_text(told)
+    start()
+    ready(frontend)
+    frontend.give(lease(1))
+    frontend.wait_for(lambda: len(frontend.outcomes) == 1)
+    modules = (model / "1" / "modules").read_text().split()
+    assert "tideserve.replica.link" in modules
+    assert [module for module in modules if module.startswith("grpc")] == []
+
+
 def test_numbers_grow_by_one_and_beats_carry_time_and_memory(
     frontend: FakeFrontend, start: Start
 ) -> None:

@@ -25,6 +25,6 @@ class Code(IntEnum):
     UNAUTHENTICATED = 16
 
     @classmethod
-    def _missing_(cls, value: object) -> "Code":
-        """gRPC has codes that it does not know be UNKNOWN."""
-        return cls.UNKNOWN
+    def _missing_(cls, value: object) -> "Code | None":
+        """A number that gRPC does not have means UNKNOWN."""
+        return cls.UNKNOWN if isinstance(value, int) else None

@@ -20,6 +20,7 @@ from tideserve.autoscaler.errors import NoSuchReplicaError, StateDirError
 from tideserve.autoscaler.launchers import Handle, ReplicaSpec
 from tideserve.autoscaler.launchers.child import show_device
 from tideserve.autoscaler.launchers.process import (
+    PRELOAD,
     ProcessLauncher,
     ProcessSettings,
     cause_of,
@@ -69,6 +70,18 @@ def open_launcher(tmp_path: Path, deaths: threading.Event) -> Iterator[OpenLaunc
     for handle in last.list():
         last.kill(handle)
     last.close()
+
+
+def test_what_is_forked_is_imported_without_grpcio() -> None:
+    code = (
+        "import sys, importlib; [*map(importlib.import_module, sys.argv[1:])]; print(*sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *PRELOAD], capture_output=True, text=True, timeout=60
+    )
+    modules = done.stdout.split()
+    assert "tideserve.replica.process" in modules, done.stderr
+    assert [module for module in modules if module.startswith("grpc")] == []
 
 
 def exit_of(launcher: ProcessLauncher, name: str) -> Exit | None:
