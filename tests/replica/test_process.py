@@ -124,7 +124,8 @@ def test_it_joins_loads_serves_and_leaves_when_drained(
 
 def test_it_runs_without_grpcio(frontend: FakeFrontend, start: Start, model: Path) -> None:
     told = "import sys\n" + MODEL.replace(
-        "first =", '(self.path / "modules").write_text(" ".join(sys.modules)); first ='
+        "first = float",
+        '(self.path / "modules").write_text(" ".join(sys.modules)); first = float',
     )
     (model / "1" / "model.py").write_text(told)
     start()
