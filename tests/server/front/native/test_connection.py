@@ -143,6 +143,20 @@ def test_a_unary_call_and_its_answer(pair: Pair) -> None:
     pair.assert_empty()
 
 
+def test_a_deadline_counts_from_the_headers(pair: Pair) -> None:
+    number = pair.begin(UNARY, end=False, more=[("grpc-timeout", "3S")])
+    pair.client.send_data(number, framed(b"ask"), end_stream=True)
+    (call,) = pair.server.receive(pair.client.data_to_send(), 1.0)
+    assert isinstance(call, Call)
+    assert call.time_left_s == 2.0
+    assert pair.shared.deadlines_s == {call.call_id: 3.0}
+    late = pair.begin(UNARY, end=False, more=[("grpc-timeout", "3S")])
+    pair.client.send_data(late, framed(b"ask"), end_stream=True)
+    (call,) = pair.server.receive(pair.client.data_to_send(), 9.0)
+    assert isinstance(call, Call)
+    assert call.time_left_s == 0.0
+
+
 def test_a_large_request_and_answer_pass_both_windows(pair: Pair) -> None:
     number = pair.client.get_next_available_stream_id()
     message = bytes(range(256)) * 390

@@ -66,6 +66,7 @@ class _Stream(Outgoing):
 
     __slots__ = (
         "answered",
+        "began_s",
         "begun",
         "call_id",
         "half_closed",
@@ -77,9 +78,12 @@ class _Stream(Outgoing):
         "taken_bytes",
     )
 
-    def __init__(self, number: int, call_id: int, head: RequestHead, kind: Kind) -> None:
+    def __init__(
+        self, number: int, call_id: int, head: RequestHead, kind: Kind, began_s: float
+    ) -> None:
         super().__init__(number)
         self.call_id = call_id
+        self.began_s = began_s
         self.head = head
         self.kind = kind
         self.reader: MessageReader | None = None
@@ -132,7 +136,7 @@ class Calls:
             self.outbox.add(answer + _reset(number, http2.NO_ERROR))
             return
         kind = self._shared.methods.get(head.path)
-        stream = _Stream(number, self._first_id + number, head, kind or Kind.UNARY)
+        stream = _Stream(number, self._first_id + number, head, kind or Kind.UNARY, now_s)
         self._streams[number] = stream
         if kind is None:
             self.fail(number, Status(Code.UNIMPLEMENTED, f"there is no method {head.path}"))
@@ -274,10 +278,13 @@ class Calls:
     def _begin(self, stream: _Stream, payload: bytes, now_s: float) -> None:
         stream.begun = True
         head = stream.head
-        if head.timeout_s is not None:
-            self._shared.deadlines_s[stream.call_id] = now_s + head.timeout_s
+        left_s = head.timeout_s
+        if left_s is not None:
+            # It counts from the call's headers: a large request takes its time.
+            left_s = max(0.0, left_s - (now_s - stream.began_s))
+            self._shared.deadlines_s[stream.call_id] = now_s + left_s
         # As Call(...) does, in half its time.
-        call = (stream.call_id, head.path, payload, head.metadata, self._peer, head.timeout_s)
+        call = (stream.call_id, head.path, payload, head.metadata, self._peer, left_s)
         self.events.append(tuple.__new__(Call, call))
 
     def _take_parts(self, stream: _Stream, data: Buffer) -> None:

@@ -338,12 +338,12 @@ class NativeFront:
             if not link.connection.has_begun and now_s - link.opened_s > _PREFACE_S:
                 logger.debug("%s said nothing", link.peer)
                 self._drop(link)
-            elif now_s - link.heard_s < settings.keepalive_time_s:
+            elif link.pinged_s is None or link.heard_s > link.pinged_s:
                 link.pinged_s = None
-            elif link.pinged_s is None:
-                link.pinged_s = now_s
-                link.connection.ping()
-                self._dirty.add(link)
+                if now_s - link.heard_s >= settings.keepalive_time_s:
+                    link.pinged_s = now_s
+                    link.connection.ping()
+                    self._dirty.add(link)
             elif now_s - link.pinged_s > settings.keepalive_timeout_s:
                 logger.debug("%s did not answer a ping", link.peer)
                 self._drop(link)

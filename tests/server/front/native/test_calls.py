@@ -1,0 +1,307 @@
+"""Calls, as the h2 library makes them and cancels them."""
+
+import gzip
+
+import pytest
+
+from tests.server.front.native.caller import (
+    BIDI,
+    FIRST_ID,
+    LIMIT_BYTES,
+    PEER,
+    STREAM,
+    UNARY,
+    Caller,
+    packed,
+)
+from tideserve.server.errors import Code
+from tideserve.server.front import Call, Cancel, HalfClose, Status, StreamMessage
+from tideserve.v1 import http2
+from tideserve.v1.http2 import MESSAGE_PREFIX
+
+PATHS = (UNARY, STREAM, BIDI)
+FULL = Status(8, "queue full", 250)
+
+
+@pytest.fixture
+def caller() -> Caller:
+    return Caller()
+
+
+def call(number: int, path: str, payload: bytes = b"", left_s: float | None = None) -> Call:
+    return Call(FIRST_ID + number, path, payload, (), PEER, left_s)
+
+
+def assert_nothing_is_left(caller: Caller) -> None:
+    assert caller.calls._streams == {}
+    assert caller.calls.outbox._held == {}
+    assert caller.calls.open == []
+    assert caller.shared.held_bytes == 0
+    assert caller.shared.deadlines_s == {}
+
+
+def test_a_unary_call(caller: Caller) -> None:
+    stream = caller.request(UNARY, packed(b"question"), ("key", "value"), ("blob-bin", "AAE"))
+    (event,) = caller.talk()
+    assert event == Call(
+        FIRST_ID + 1, UNARY, b"question", (("key", "value"), ("blob-bin", b"\0\1")), PEER, None
+    )
+    assert caller.calls.open == [stream]
+    assert caller.calls.respond(stream, b"answer")
+    assert not caller.calls.respond(stream, b"again")
+    assert caller.talk() == []
+    answer = caller.answers[stream]
+    assert (answer.headers[":status"], answer.headers["content-type"]) == (
+        "200",
+        "application/grpc",
+    )
+    assert (answer.messages, answer.status, answer.ended) == ([b"answer"], 0, True)
+    assert answer.reset is None
+    assert_nothing_is_left(caller)
+
+
+@pytest.mark.parametrize("size", [0, 1, 16_379, 16_380, 65_530, 65_531, 300_000])
+def test_an_answer_of_any_size(caller: Caller, size: int) -> None:
+    stream = caller.request(UNARY, packed(b""))
+    caller.talk()
+    assert caller.calls.respond(stream, bytes(size))
+    caller.talk()
+    assert caller.answers[stream].messages == [bytes(size)]
+    assert caller.answers[stream].status == 0
+    assert_nothing_is_left(caller)
+
+
+@pytest.mark.parametrize("path", [UNARY, STREAM])
+def test_a_request_in_parts(caller: Caller, path: str) -> None:
+    body = packed(b"question")
+    stream = caller.request(path, None, ends=False)
+    for at in range(len(body)):
+        caller.h2.send_data(stream, body[at : at + 1])
+        assert caller.talk() == []
+    caller.h2.end_stream(stream)
+    assert caller.talk() == [call(stream, path, b"question")]
+    assert caller.shared.held_bytes == 0
+
+
+def test_a_server_stream_fails_after_what_was_sent(caller: Caller) -> None:
+    stream = caller.request(STREAM, packed(b"go"))
+    caller.talk()
+    for number in range(3):
+        assert caller.calls.send(stream, b"%d" % number)
+    assert caller.calls.fail(stream, FULL)
+    assert not caller.calls.send(stream, b"late")
+    caller.talk()
+    answer = caller.answers[stream]
+    assert (answer.messages, answer.status, answer.message) == ([b"0", b"1", b"2"], 8, "queue full")
+    assert answer.trailers["grpc-retry-pushback-ms"] == "250"
+    assert_nothing_is_left(caller)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_call_that_fails_at_once_has_one_block(caller: Caller, path: str) -> None:
+    stream = caller.request(path, packed(b""))
+    caller.talk()
+    assert caller.calls.fail(stream, FULL)
+    caller.talk()
+    answer = caller.answers[stream]
+    assert (answer.status, answer.trailers, answer.body) == (8, {}, b"")
+    assert_nothing_is_left(caller)
+
+
+def test_a_stream_may_end_without_a_message(caller: Caller) -> None:
+    stream = caller.request(STREAM, packed(b""))
+    caller.talk()
+    caller.calls.end(stream)
+    caller.calls.end(stream)
+    caller.talk()
+    assert (caller.answers[stream].status, caller.answers[stream].body) == (0, b"")
+    assert_nothing_is_left(caller)
+
+
+def test_a_bidirectional_call(caller: Caller) -> None:
+    stream = caller.request(BIDI, None, ends=False)
+    number = FIRST_ID + stream
+    assert caller.talk() == [call(stream, BIDI)]
+    caller.h2.send_data(stream, packed(b"one") + packed(b"two")[:4])
+    assert caller.talk() == [StreamMessage(number, b"one")]
+    assert caller.calls.send(stream, b"1")
+    caller.h2.send_data(stream, packed(b"two")[4:], end_stream=True)
+    assert caller.talk() == [StreamMessage(number, b"two"), HalfClose(number)]
+    assert caller.answers[stream].messages == [b"1"]
+    caller.calls.end(stream)
+    caller.talk()
+    assert caller.answers[stream].status == 0
+    assert_nothing_is_left(caller)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_trailers_of_the_caller_end_its_requests(caller: Caller, path: str) -> None:
+    stream = caller.request(path, packed(b"question"), ends=False)
+    caller.talk()
+    caller.h2.send_headers(stream, [("checksum", "1")], end_stream=True)
+    expected = HalfClose(FIRST_ID + stream) if path == BIDI else call(stream, path, b"question")
+    assert caller.talk() == [expected]
+
+
+def test_a_call_that_is_answered_early_is_let_go_by_its_caller(caller: Caller) -> None:
+    stream = caller.request(BIDI, packed(b"one"), ends=False)
+    caller.talk()
+    assert caller.calls.fail(stream, FULL)
+    caller.talk()
+    assert (caller.answers[stream].status, caller.answers[stream].reset) == (8, http2.NO_ERROR)
+    assert_nothing_is_left(caller)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_cancelled_call(path: str, waits: bool) -> None:
+    caller = Caller(s4=10)
+    stream = caller.request(path, packed(b""), ("grpc-timeout", "1S"))
+    caller.talk(100.0)
+    assert caller.shared.deadlines_s == {FIRST_ID + stream: 101.0}
+    if waits and path != UNARY:
+        caller.reads = False
+        assert caller.calls.send(stream, bytes(1000))
+    caller.h2.reset_stream(stream, http2.CANCEL)
+    assert caller.talk() == [Cancel(FIRST_ID + stream)]
+    assert not caller.calls.respond(stream, b"late")
+    assert not caller.calls.send(stream, b"late")
+    assert not caller.calls.fail(stream, FULL)
+    assert_nothing_is_left(caller)
+
+
+def test_a_reset_of_a_call_that_is_answered_is_no_event() -> None:
+    caller = Caller(s4=10)
+    caller.reads = False
+    waiting, gone = (caller.request(UNARY, packed(b"")) for _ in range(2))
+    caller.talk()
+    assert caller.calls.respond(waiting, bytes(1000))
+    assert caller.calls.respond(gone, b"")
+    caller.h2.reset_stream(waiting)
+    caller.h2.reset_stream(gone)
+    assert caller.talk() == []
+    assert_nothing_is_left(caller)
+
+
+def test_streams_over_the_bound_are_refused_and_may_come_again() -> None:
+    caller = Caller(max_concurrent_streams=2)
+    first, second, third = (caller.request(UNARY, packed(b"")) for _ in range(3))
+    assert len(caller.talk()) == 2
+    assert caller.answers[third].reset == http2.REFUSED_STREAM
+    for stream in (first, second):
+        assert caller.calls.respond(stream, b"")
+    caller.talk()
+    again = caller.request(UNARY, packed(b""))
+    assert caller.talk() == [call(again, UNARY)]
+
+
+def test_a_method_that_we_have_not(caller: Caller) -> None:
+    stream = caller.request("/test.Echo/No", packed(b""))
+    assert caller.talk() == []
+    assert caller.answers[stream].status == Code.UNIMPLEMENTED
+    assert caller.answers[stream].message == "there is no method /test.Echo/No"
+    assert_nothing_is_left(caller)
+
+
+def test_what_is_no_grpc_call(caller: Caller) -> None:
+    stream = caller.request(UNARY, packed(b""), ("content-type", "text/plain"))
+    assert caller.talk() == []
+    assert caller.answers[stream].headers == {":status": "415"}
+    assert caller.answers[stream].ended
+    assert_nothing_is_left(caller)
+
+
+@pytest.mark.parametrize("path", [UNARY, STREAM])
+@pytest.mark.parametrize("body", [None, b"", packed(b"one") + packed(b"two")])
+def test_not_one_request_message(caller: Caller, path: str, body: bytes | None) -> None:
+    stream = caller.request(path, body)
+    assert caller.talk() == []
+    assert caller.answers[stream].status == Code.INVALID_ARGUMENT
+    assert "expected one request message" in caller.answers[stream].message
+    assert_nothing_is_left(caller)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("cut", [3, 5, 8])
+def test_a_request_that_ends_within_a_message(caller: Caller, path: str, cut: int) -> None:
+    stream = caller.request(path, packed(b"question")[:cut])
+    told = [call(stream, path), Cancel(FIRST_ID + stream)] if path == BIDI else []
+    assert caller.talk() == told
+    assert caller.answers[stream].status == Code.INVALID_ARGUMENT
+    assert "ends within a message" in caller.answers[stream].message
+    assert_nothing_is_left(caller)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("ends", [False, True])
+def test_a_message_over_the_limit_is_refused_at_its_prefix(
+    caller: Caller, path: str, ends: bool
+) -> None:
+    stream = caller.request(path, MESSAGE_PREFIX.pack(0, LIMIT_BYTES + 1) + b"...", ends=ends)
+    told = [call(stream, path), Cancel(FIRST_ID + stream)] if path == BIDI else []
+    assert caller.talk() == told
+    assert caller.answers[stream].status == Code.RESOURCE_EXHAUSTED
+    assert caller.answers[stream].reset == (None if ends else http2.NO_ERROR)
+    assert_nothing_is_left(caller)
+
+
+def test_compressed_requests(caller: Caller) -> None:
+    packed_ = gzip.compress(b"question")
+    body = MESSAGE_PREFIX.pack(1, len(packed_)) + packed_
+    stream = caller.request(UNARY, body, ("grpc-encoding", "gzip"))
+    assert caller.talk() == [call(stream, UNARY, b"question")]
+
+
+@pytest.mark.parametrize("size", [LIMIT_BYTES, LIMIT_BYTES - 1])
+def test_messages_on_their_way_in_have_a_bound_together(caller: Caller, size: int) -> None:
+    """Whole or not, until their calls have begun."""
+    body = packed(bytes(LIMIT_BYTES))[: size + MESSAGE_PREFIX.size]
+    streams = [caller.request(UNARY, None, ends=False) for _ in range(5)]
+    caller.talk()
+    for stream in streams:
+        for at in range(0, len(body), 16_000):
+            if not caller.answers[stream].ended:
+                caller.h2.send_data(stream, body[at : at + 16_000])
+            assert caller.talk() == []
+            assert caller.shared.held_bytes <= caller.shared.max_held_bytes
+    assert caller.shared.held_bytes == 4 * size
+    answer = caller.answers[streams[4]]
+    assert answer.status == Code.RESOURCE_EXHAUSTED
+    assert "try again later" in answer.message
+    caller.h2.send_data(streams[0], bytes(LIMIT_BYTES - size), end_stream=True)
+    assert caller.talk() == [call(streams[0], UNARY, bytes(LIMIT_BYTES))]
+    assert caller.shared.held_bytes == 3 * size
+    for stream in streams[:4]:
+        caller.h2.reset_stream(stream)
+    caller.talk()
+    assert_nothing_is_left(caller)
+
+
+def test_a_caller_that_does_not_read_is_cut_off() -> None:
+    caller = Caller(s4=1000)
+    caller.reads = False
+    stream = caller.request(STREAM, packed(b""))
+    caller.talk()
+    sent = 0
+    while caller.calls.send(stream, bytes(1_000_000)):
+        sent += 1
+    assert sent == 16
+    assert caller.calls.outbox.waiting_bytes < 2000
+    caller.h2.increment_flow_control_window(2_000_000)
+    caller.h2.increment_flow_control_window(2_000_000, stream)
+    assert caller.talk() == []
+    assert caller.answers[stream].messages == [bytes(1_000_000)]
+    assert caller.answers[stream].status == Code.RESOURCE_EXHAUSTED
+    assert_nothing_is_left(caller)
+
+
+def test_a_lost_client_cancels_what_has_begun(caller: Caller) -> None:
+    streams = [caller.request(path, packed(b"x"), ends=False) for path in PATHS]
+    caller.request(UNARY, packed(b""))
+    caller.talk()
+    caller.calls.on_lost()
+    assert set(caller.connection.take_events()) == {
+        Cancel(FIRST_ID + streams[2]),
+        Cancel(FIRST_ID + 7),
+    }
+    assert_nothing_is_left(caller)
