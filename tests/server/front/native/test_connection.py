@@ -304,6 +304,17 @@ def test_answers_that_nobody_reads_are_bounded_for_all() -> None:
     pair.assert_empty()
 
 
+def test_a_connection_may_begin_with_the_refusal_of_an_answer() -> None:
+    """The client's table is smaller than ours, so the first headers must say that none is used."""
+    pair = Pair()
+    pair.client.update_settings({SettingCodes.HEADER_TABLE_SIZE: 0})
+    number = pair.begin(UNARY, b"")
+    pair.shared.unsent.bytes = pair.shared.max_unsent_bytes + 1
+    assert pair.server.calls.respond(number, bytes(100_000))
+    pair.exchange()
+    assert pair.status(number) == 8
+
+
 def test_a_ping_is_answered_and_asked(pair: Pair) -> None:
     pair.server.ping()
     pair.client.ping(b"12345678")

@@ -203,7 +203,8 @@ class Calls:
         stream = self._streams.get(number)
         if stream is None or stream.answered:
             return False
-        if self._has_begun:
+        had_begun = self._has_begun
+        if had_begun:
             begin = _BEGIN.pack(
                 0, len(ANSWER_BEGINS), http2.HEADERS, http2.END_HEADERS, number, ANSWER_BEGINS
             )
@@ -216,6 +217,7 @@ class Calls:
             return True
         shared = self._shared
         if shared.unsent.bytes > shared.max_unsent_bytes:
+            self._has_begun = had_begun  # what begins the answer does not go
             status = nobody_reads(shared.unsent.bytes, shared.max_unsent_bytes)
             return self.fail(number, status)
         self.outbox.add(begin)
