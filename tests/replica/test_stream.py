@@ -12,7 +12,6 @@ import pytest
 
 from tests.replica.h2_server import ANSWER_HEADERS, OK, Server
 from tideserve.replica.errors import CallBrokenError
-from tideserve.replica.sockets import open_socket
 from tideserve.replica.stream import MessageStream
 from tideserve.v1 import http2
 
@@ -204,17 +203,6 @@ def test_a_server_that_leaves_before_the_call_is_not_asked() -> None:
             sock.sendall(goaway + server.h2.data_to_send())
             with pytest.raises(CallBrokenError, match="leaves"):
                 end.result(5)
-
-
-def test_a_silent_network_is_noticed_by_the_kernel() -> None:
-    with accepting() as (_, address), open_socket(address) as sock:
-        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
-        idle_s, interval_s, count = (
-            sock.getsockopt(socket.IPPROTO_TCP, option)
-            for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
-        )
-        assert idle_s + interval_s * count <= 30
-        assert 0 < sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) <= 30_000
 
 
 def test_a_server_that_says_nothing_breaks_the_call_in_time(

@@ -1,7 +1,8 @@
 """One gRPC method called over blocking sockets of its own, in the caller's thread.
 
-Each call that is out has a connection to itself: of Exchange two threads have one out at a time
-(compute and link), so there are two. A thread that waits for an answer waits in the kernel; nothing hands the answer over.
+Each call that is out has a connection to itself: two threads call Exchange at a time (compute
+and link), so there are two. A thread that waits for an answer waits in the kernel; nothing hands
+the answer over.
 """
 
 import threading
