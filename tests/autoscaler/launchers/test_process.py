@@ -123,6 +123,16 @@ def test_an_exit_is_told_with_its_cause_and_its_log(
         assert ended.log_tail[-1] == "RuntimeError: no weights"
 
 
+def test_an_exit_within_its_start_is_told(
+    open_launcher: OpenLauncher, deaths: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launcher = open_launcher()
+    monkeypatch.setattr(f"{ProcessLauncher.__module__}.identity_of", lambda _: None)
+    launcher.start(spec("a", "exit:3"))
+    assert deaths.is_set()
+    assert eventually(lambda: exit_of(launcher, "a")).cause == "exit code 3"
+
+
 def test_an_ended_replica_is_listed_until_it_is_killed(
     open_launcher: OpenLauncher, tmp_path: Path
 ) -> None:

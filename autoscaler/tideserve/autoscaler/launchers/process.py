@@ -89,7 +89,7 @@ class ProcessLauncher:
     """Owns the table of replica processes on one state folder. Used from one thread; `log` from
     any.
 
-    `on_exit` is called from a thread of its own as soon as a process ends.
+    `on_exit` is called as soon as a process ends, from a thread of its own or within `start`.
     """
 
     def __init__(self, settings: ProcessSettings, on_exit: Callable[[], None]) -> None:
@@ -176,6 +176,9 @@ class ProcessLauncher:
         self._children[spec.replica_id] = child
         if pidfd is not None:
             self._deaths.watch(pidfd)
+        else:
+            # It ended before it could be looked at.
+            self._on_exit()
         return handle
 
     def list(self) -> list[Handle]:
