@@ -321,7 +321,7 @@ def test_a_package_that_is_not_installed_is_one_sentence_and_no_second_try(serve
     assert "dies version 1 is given up" in server.log
     starts = re.findall(r"start no_package-\S+", server.log)
     assert len(starts) == REPLICAS
-    told = [line for line in server.log.splitlines() if "no_such_package" in line]
+    told = re.findall(r"ERROR .* cannot be loaded: .*no_such_package", server.log)
     assert len(told) == 1
     assert re.search(r"no_package version 1 is UNAVAILABLE, .*for the reason above", server.log)
     assert not re.search(r"replica no_package-\S+ (is LOST|did not start)", server.log)

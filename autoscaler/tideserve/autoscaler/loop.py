@@ -144,11 +144,12 @@ class Loop:
 
     def step(self) -> None:
         """One look and what follows from it."""
+        self._reconfigure()
+        # Looked at now, not after a decision: what runs is a part of what it is made from. And before
+        # the snapshot, which then says why whoever ended did so.
+        handles = {handle.replica_id: handle for handle in self._launcher.list()}
         snapshot = self._source.latest()
         now_s = self._clock()
-        self._reconfigure()
-        # Looked at now, not after a decision: what runs is a part of what it is made from.
-        handles = {handle.replica_id: handle for handle in self._launcher.list()}
         instances = [_instance_of(handle) for handle in handles.values()]
         sample: Sample | None = None
         decisions: Mapping[ModelKey, Decision] = {}

@@ -117,7 +117,7 @@ class ControlService:
             if message.give_up_reason and isinstance(key, ModelKey):
                 actions += self._give_up(key, message.give_up_reason)
             self._replicas.forget(message.replica_id)
-        if message.failed_starts:
+        if message.failed_starts and not self._replicas.has_left(message.replica_id):
             tail = "\n  ".join(message.log_tail)
             logger.warning(
                 "replica %s did not start (%s); its log ends:\n  %s",

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -53,6 +54,8 @@ from tideserve.v1.replica_pb2 import (
 logger = logging.getLogger(__name__)
 
 BEAT_INTERVAL_S: Final = 0.25
+# Of replicas that left: their launcher tells of their end a moment later.
+MAX_LEFT: Final = 64
 _BEAT_ANSWER: Final = BeatResponse().SerializeToString()
 
 
@@ -89,6 +92,7 @@ class ReplicaService:
         self._calls: dict[str, int] = {}
         self._exchanges: dict[int, str] = {}
         self.info: dict[str, ReplicaInfo] = {}
+        self._left: deque[str] = deque(maxlen=MAX_LEFT)
         # Counts every change of a replica's state that somebody may wait for.
         self.changes = 0
 
@@ -257,7 +261,12 @@ class ReplicaService:
         self.changes += 1
         self._arenas.close(action.replica_id)
         self.info.pop(action.replica_id, None)
+        self._left.append(action.replica_id)
         logger.info("replica %s left", action.replica_id)
+
+    def has_left(self, replica_id: str) -> bool:
+        """It is one of the last that left with empty hands: its process ends, as it should."""
+        return replica_id in self._left
 
     def stop(self, replica_id: str, reason: str) -> None:
         """Tells a replica to leave at once."""
