@@ -4,43 +4,26 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent import futures
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import grpc
 import pytest
 
+from tests.replica.grpcio_server import PATH, serving_method
 from tests.replica.h2_server import ANSWER_HEADERS, OK, Server
 from tideserve.replica.errors import CallBrokenError
 from tideserve.replica.stream import MessageStream
 from tideserve.v1 import http2
 
 Answer = Callable[[bytes, grpc.ServicerContext], Iterator[bytes]]
-PATH = "/a.Service/Method"
 
 
-class _Handler(grpc.GenericRpcHandler):
-    def __init__(self, answer: Answer) -> None:
-        self._answer = answer
-
-    def service(self, details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[bytes, bytes]":
-        assert details.method == PATH
-        return grpc.unary_stream_rpc_method_handler(self._answer)
-
-
-@contextmanager
-def serving(answer: Answer, address: str = "127.0.0.1:0", **options: int) -> Iterator[str]:
-    server = grpc.server(
-        futures.ThreadPoolExecutor(4),
-        options=[(f"grpc.{name}", value) for name, value in options.items()],
-    )
-    server.add_generic_rpc_handlers((_Handler(answer),))
-    port = server.add_insecure_port(address)
-    server.start()
-    try:
-        yield address if address.startswith("unix:") else f"127.0.0.1:{port}"
-    finally:
-        server.stop(0).wait()
+def serving(
+    answer: Answer, address: str = "127.0.0.1:0", **options: int
+) -> AbstractContextManager[str]:
+    handler: "grpc.RpcMethodHandler[bytes, bytes]" = grpc.unary_stream_rpc_method_handler(answer)
+    return serving_method(handler, address, **options)
 
 
 def stream(address: str) -> MessageStream:

@@ -4,41 +4,24 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent import futures
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import grpc
 import pytest
 
+from tests.replica.grpcio_server import PATH, serving_method
 from tideserve.replica.errors import CallBrokenError
 from tideserve.replica.unary import UnaryMethod
 
 Answer = Callable[[bytes, grpc.ServicerContext], bytes]
-PATH = "/a.Service/Method"
 
 
-class _Handler(grpc.GenericRpcHandler):
-    def __init__(self, answer: Answer) -> None:
-        self._answer = answer
-
-    def service(self, details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[bytes, bytes]":
-        assert details.method == PATH
-        return grpc.unary_unary_rpc_method_handler(self._answer)
-
-
-@contextmanager
-def serving(answer: Answer, address: str = "127.0.0.1:0") -> Iterator[str]:
-    server = grpc.server(
-        futures.ThreadPoolExecutor(4),
-        options=[("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)],
+def serving(answer: Answer, address: str = "127.0.0.1:0") -> AbstractContextManager[str]:
+    handler: "grpc.RpcMethodHandler[bytes, bytes]" = grpc.unary_unary_rpc_method_handler(answer)
+    return serving_method(
+        handler, address, max_receive_message_length=-1, max_send_message_length=-1
     )
-    server.add_generic_rpc_handlers((_Handler(answer),))
-    port = server.add_insecure_port(address)
-    server.start()
-    try:
-        yield address if address.startswith("unix:") else f"127.0.0.1:{port}"
-    finally:
-        server.stop(0).wait()
 
 
 @contextmanager

@@ -37,6 +37,7 @@ def assert_nothing_is_left(caller: Caller) -> None:
     assert caller.calls.outbox._held == {}
     assert caller.calls.open == []
     assert caller.shared.held_bytes == 0
+    assert caller.shared.unsent.bytes == 0
     assert caller.shared.deadlines_s == {}
 
 

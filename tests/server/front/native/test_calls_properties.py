@@ -107,6 +107,8 @@ class World:
             if answer.status is not None and stream in self.ended:
                 assert answer.status == self.ended[stream]
                 assert answer.messages == self.sent[stream]
+        kept = sum(stream.waiting_bytes for stream in self.caller.calls._streams.values())
+        assert self.caller.shared.unsent.bytes == kept
         deadlines_s = self.caller.shared.deadlines_s
         assert set(deadlines_s) <= {FIRST_ID + stream for stream in self.caller.calls.open}
         assert self.caller.shared.held_bytes == sum(
