@@ -22,7 +22,7 @@ Answer = Callable[[bytes, grpc.ServicerContext], Iterator[bytes]]
 def serving(
     answer: Answer, address: str = "127.0.0.1:0", **options: int
 ) -> AbstractContextManager[str]:
-    handler: "grpc.RpcMethodHandler[bytes, bytes]" = grpc.unary_stream_rpc_method_handler(answer)
+    handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_stream_rpc_method_handler(answer)
     return serving_method(handler, address, **options)
 
 

@@ -18,7 +18,7 @@ Answer = Callable[[bytes, grpc.ServicerContext], bytes]
 
 
 def serving(answer: Answer, address: str = "127.0.0.1:0") -> AbstractContextManager[str]:
-    handler: "grpc.RpcMethodHandler[bytes, bytes]" = grpc.unary_unary_rpc_method_handler(answer)
+    handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(answer)
     return serving_method(
         handler, address, max_receive_message_length=-1, max_send_message_length=-1
     )
