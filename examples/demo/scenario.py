@@ -20,9 +20,9 @@ PHASES: Final = (
     Phase("quiet", 8.0, 20.0),
     Phase("10x step", 15.0, 200.0),
     Phase("spike", 4.0, 350.0),
-    Phase("quiet", 30.0, 20.0),
-    Phase("zero", 10.0, 0.0),
-    Phase("wake", 8.0, 20.0),
+    Phase("quiet", 18.0, 20.0),
+    Phase("zero", 9.0, 0.0),
+    Phase("wake", 6.0, 20.0),
 )
 
 

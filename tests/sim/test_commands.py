@@ -12,6 +12,7 @@ from tideserve.autoscaler.config_file import read_config
 from tideserve.sim.__main__ import simulate, tune
 from tideserve.sim.compare import BASELINES
 from tideserve.sim.report import COLUMNS
+from tideserve.sim.tune import GROWTH_QUANTILES
 
 SMALL = ("--arrivals=poisson:rate=40", "--duration=20", "--linear=10,80", "--max-batch-rows=8")
 
@@ -118,9 +119,11 @@ def test_tune_writes_a_file_that_costs_no_more_and_holds_what_was_asked_for(
     found = run("tune", config, *arguments, "--attainment=0.95", f"--out={out}")
     assert found.exit_code == 0, found.output
     assert "best of" in found.stderr
+    assert "none of those" not in found.stderr
     read_config(out)
     section = yaml.safe_load(out.read_text())["models"]["digits"]
     assert section["max"] <= 6
+    assert section["growth_quantile"] in GROWTH_QUANTILES
     before, after = (
         json.loads(run("simulate", path, *arguments, "--target=0.5", "--json").stdout)
         for path in (config, out)
@@ -136,3 +139,11 @@ def test_tune_says_when_nothing_is_enough(config: Path) -> None:
     )
     assert found.exit_code == 0, found.output
     assert "none of them has 99.00% in time" in found.stderr
+
+
+def test_tune_says_when_all_turn_more_often_than_was_asked_for(config: Path) -> None:
+    steps = "--arrivals=step:20x5/200x5/20x5/200x5"
+    arguments = (steps, *SMALL[2:], "--model=digits", "--start=1", "--duration=20")
+    found = run("tune", config, *arguments, "--attainment=0.1", "--reversals=0")
+    assert found.exit_code == 0, found.output
+    assert "none of those has at most 0 reversals/h" in found.stderr

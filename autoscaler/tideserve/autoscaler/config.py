@@ -240,6 +240,12 @@ class ModelSection(Section):
         gt=0,
         description="Time for a batch; by default the model's tideserve.latency_target.",
     )
+    growth_quantile: float = Field(
+        default=0.9,
+        ge=0,
+        le=1,
+        description="Which share of the growth seen within a start-up time is prepared for.",
+    )
     hold: Seconds | None = Field(
         default=None,
         ge=0,
@@ -286,6 +292,7 @@ class ModelSection(Section):
             max_replicas=self.max,
             queue_target=QueueTarget(self.queue_latency.quantile, self.queue_latency.target),
             latency_target_s=self.latency_target,
+            growth_quantile=self.growth_quantile,
             hold_factor=self.hold_factor,
             hold_s=self.hold,
             idle_s=self.idle,

@@ -6,6 +6,7 @@ Exit codes: 0, 2 for an option or a file that does not work.
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import inf
 from pathlib import Path
 from typing import Annotated, Final, NoReturn
 
@@ -23,7 +24,7 @@ from tideserve.sim.inputs import scenario_of
 from tideserve.sim.options import Options, with_options
 from tideserve.sim.report import document_of, table_of, write_report
 from tideserve.sim.scenario import Scenario
-from tideserve.sim.tune import Candidate
+from tideserve.sim.tune import Candidate, Goal
 from tideserve.sim.tune import tune as search
 
 _BAD_OPTION: Final = 2
@@ -70,25 +71,38 @@ def tune(
     attainment: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Share of requests to answer in time.")
     ] = 0.99,
+    reversals: Annotated[
+        float,
+        typer.Option(
+            min=0.0, help="Turns of the desired count an hour, at most.", show_default=False
+        ),
+    ] = inf,
     out: Annotated[
         Path | None, typer.Option(help="Where to write the new file; by default it is printed.")
     ] = None,
 ) -> None:
-    """Search hold, planned target, standby and max for the cheapest that is in time."""
+    """Search growth, hold, planned target, standby and max for the cheapest that is in time."""
     with _errors():
         file = read_config(config)
         scenario = scenario_of(options, _target_s(file, options))
         best, tried = search(
-            scenario, file.scaling(), rules_of(file, Rules()), attainment, options.seed, _tell
+            scenario,
+            file.scaling(),
+            rules_of(file, Rules()),
+            Goal(attainment, reversals),
+            options.seed,
+            _tell,
         )
         figures = best.run.figures
         typer.echo(
             f"best of {len(tried)}: {figures.attainment:.2%} in time for "
-            f"{figures.replica_s:.0f} replica-seconds",
+            f"{figures.replica_s:.0f} replica-seconds, {figures.reversals_per_hour:.0f} reversals/h",
             err=True,
         )
         if figures.attainment < attainment:
             typer.echo(f"none of them has {attainment:.2%} in time", err=True)
+        elif figures.reversals_per_hour > reversals:
+            typer.echo(f"none of those has at most {reversals:g} reversals/h", err=True)
         text = yaml.safe_dump(tuned(config, options.model, best), sort_keys=False)
         if out is None:
             typer.echo(text, nl=False)
@@ -102,6 +116,7 @@ def tuned(config: Path, model: str, best: Candidate) -> dict[str, object]:
     content = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
     section = dict((content.get("models") or {}).get(model) or {})
     policy = best.policy
+    section["growth_quantile"] = policy.growth_quantile
     section["hold_factor"] = policy.hold_factor
     section.pop("hold", None)
     if policy.hold_s is not None:
@@ -131,10 +146,11 @@ def _target_s(file: AutoscalerFile, options: Options) -> float:
 def _tell(candidate: Candidate) -> None:
     figures = candidate.run.figures
     typer.echo(
-        f"hold_factor {candidate.policy.hold_factor:g}, latency_target "
+        f"growth_quantile {candidate.policy.growth_quantile:g}, hold_factor "
+        f"{candidate.policy.hold_factor:g}, latency_target "
         f"{candidate.policy.latency_target_s or 0.0:g}, standby {candidate.standby}, max "
         f"{candidate.policy.max_replicas}: {figures.attainment:.2%} in time, "
-        f"{figures.replica_s:.0f} replica-seconds",
+        f"{figures.replica_s:.0f} replica-seconds, {figures.reversals_per_hour:.0f} reversals/h",
         err=True,
     )
 

@@ -111,23 +111,34 @@ def test_single_rows_need_room_for_their_queue_and_batches_do_not() -> None:
 def test_growth_is_learned_from_what_followed_and_is_bounded() -> None:
     steady = Growth()
     for second in range(100):
-        steady = steady.push(50.0, 2.0, float(second))
+        steady = steady.push(50.0, 2.0, float(second), 0.9)
     assert steady.ratio == 1.0
     waves = Growth()
     for second in range(100):
-        waves = waves.push(10.0 if second % 10 < 5 else 20.0, 5.0, float(second))
+        waves = waves.push(10.0 if second % 10 < 5 else 20.0, 5.0, float(second), 0.9)
     assert waves.ratio == 2.0
     wild = Growth()
     for second in range(2000):
-        wild = wild.push(1.0 if second % 2 else 1000.0, 2.0, float(second))
+        wild = wild.push(1.0 if second % 2 else 1000.0, 2.0, float(second), 0.9)
     assert wild.ratio == 3.0
     assert len(wild.rates) == HISTORY
+
+
+@pytest.mark.parametrize(("quantile", "ratio"), [(0.0, 1.0), (0.5, 1.0), (0.7, 2.0), (1.0, 2.0)])
+def test_the_quantile_says_which_share_of_the_growth_is_prepared_for(
+    quantile: float, ratio: float
+) -> None:
+    # In two of five seconds the rate doubles within the two that follow.
+    growth = Growth()
+    for second in range(100):
+        growth = growth.push(10.0 if second % 5 < 4 else 20.0, 2.0, float(second), quantile)
+    assert growth.ratio == ratio
 
 
 def test_few_moments_and_few_requests_say_nothing() -> None:
     young = Growth()
     for second in range(20):
-        young = young.push(10.0 * (second + 1), 2.0, float(second))
+        young = young.push(10.0 * (second + 1), 2.0, float(second), 0.9)
     assert young.ratio == 1.0
 
 

@@ -9,7 +9,6 @@ from typing import Final
 
 STEP_S: Final = 1.0
 HISTORY: Final = 600
-QUANTILE: Final = 0.9
 MAX_RATIO: Final = 3.0
 # Fewer moments than these say nothing: the ratio is 1.
 MIN_MOMENTS: Final = 30
@@ -31,16 +30,16 @@ class Growth:
     next_s: float = 0.0
     ratio: float = 1.0
 
-    def push(self, rate: float, lead_s: float, now_s: float) -> "Growth":
-        """With this rate, once a second. `lead_s`: Tc."""
+    def push(self, rate: float, lead_s: float, now_s: float, quantile: float) -> "Growth":
+        """With this rate, once a second. `lead_s`: Tc. `quantile`: of the ratio."""
         if now_s < self.next_s:
             return self
         rates = (*self.rates, rate)[-HISTORY:]
-        return Growth(rates, now_s + STEP_S, ratio_of(rates, lead_s))
+        return Growth(rates, now_s + STEP_S, ratio_of(rates, lead_s, quantile))
 
 
-def ratio_of(rates: tuple[float, ...], lead_s: float) -> float:
-    """The learned quantile of [max rate in the next `lead_s` / rate now], 1 to `MAX_RATIO`."""
+def ratio_of(rates: tuple[float, ...], lead_s: float, quantile: float) -> float:
+    """This quantile of [max rate in the next `lead_s` / rate now], 1 to `MAX_RATIO`."""
     lead = max(1, round(lead_s / STEP_S))
     ratios = sorted(
         max(rates[at + 1 : at + 1 + lead]) / rates[at]
@@ -49,7 +48,7 @@ def ratio_of(rates: tuple[float, ...], lead_s: float) -> float:
     )
     if len(ratios) < MIN_MOMENTS:
         return 1.0
-    return min(MAX_RATIO, max(1.0, ratios[min(len(ratios) - 1, int(QUANTILE * len(ratios)))]))
+    return min(MAX_RATIO, max(1.0, ratios[min(len(ratios) - 1, int(quantile * len(ratios)))]))
 
 
 @dataclass(frozen=True, slots=True)

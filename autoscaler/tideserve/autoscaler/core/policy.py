@@ -200,7 +200,9 @@ class _Decider:
         self._base = (window.request_rate(span_s) or 0.0) * per_request
         self._growth = self._state.growth
         if window.covers_s() >= span_s:
-            self._growth = self._growth.push(self._base, inputs.startup_s, now_s)
+            self._growth = self._growth.push(
+                self._base, inputs.startup_s, now_s, self._policy.growth_quantile
+            )
         self._day = self._state.day.push(stable, inputs.unix_s)
         self._gains = self._state.gains.push(
             inputs.ready,

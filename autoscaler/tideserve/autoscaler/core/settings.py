@@ -47,8 +47,8 @@ class Trigger:
 class ModelPolicy:
     """One model's targets and bounds.
 
-    `latency_target_s` None: the model's own, if it has one. `hold_factor`: k of H = k x Tc,
-    unless `hold_s` fixes H. `idle_s`: with min_replicas 0, without arrivals for so long the
+    `latency_target_s` None: the model's own, if it has one. `growth_quantile`: of the growth of
+    the rate within Tc, what is prepared for. `hold_factor`: k of H = k x Tc, unless `hold_s` fixes H. `idle_s`: with min_replicas 0, without arrivals for so long the
     last replica goes. Lower `priority` numbers are served first where devices are short.
     """
 
@@ -56,6 +56,7 @@ class ModelPolicy:
     max_replicas: int = 8
     queue_target: QueueTarget = field(default_factory=QueueTarget)
     latency_target_s: float | None = None
+    growth_quantile: float = 0.9
     hold_factor: float = 3.0
     hold_s: float | None = None
     idle_s: float = 60.0
