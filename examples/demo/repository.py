@@ -1,5 +1,7 @@
 """The demo's model repository and autoscaler file, written into a folder of its own."""
 
+import ipaddress
+import json
 import shutil
 import socket
 import subprocess
@@ -51,8 +53,6 @@ def add_containers(image: str, folder: Path, models: Path, autoscaler: Path) -> 
     """Has the file start replicas as containers that are made ahead; the options of `serve` that
     go with it."""
     folder.chmod(0o755)  # containers run as another user
-    command = ["docker", "network", "inspect", "bridge", "-f", "{{(index .IPAM.Config 0).Gateway}}"]
-    bridge = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
     with socket.create_server(("127.0.0.1", 0)) as found:
         port = found.getsockname()[1]
     with autoscaler.open("a", encoding="utf-8") as file:
@@ -60,8 +60,17 @@ def add_containers(image: str, folder: Path, models: Path, autoscaler: Path) -> 
 launcher:
   docker:
     image: {image}
-    frontend_address: {bridge}:{port}
+    frontend_address: {bridge_address()}:{port}
     models_source: {models}
 prepared: 2
 """)
     return ["--host=0.0.0.0", f"--grpc-port={port}"]
+
+
+def bridge_address() -> str:
+    """This machine, as containers of the engine's default network reach it."""
+    command = ["docker", "network", "inspect", "bridge", "-f", "{{json .IPAM.Config}}"]
+    found = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    network: dict[str, str] = json.loads(found)[0]
+    # An engine that found its bridge made by an earlier one names no gateway: it is the first.
+    return network.get("Gateway") or str(next(ipaddress.ip_network(network["Subnet"]).hosts()))

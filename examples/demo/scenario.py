@@ -17,11 +17,12 @@ class Phase:
 
 # One replica of the stand-in gives about 70 requests/s within its target.
 PHASES: Final = (
-    Phase("quiet", 8.0, 20.0),
-    Phase("10x step", 13.0, 200.0),
+    Phase("quiet", 7.0, 20.0),
+    Phase("10x step", 9.0, 200.0),
     Phase("spike", 4.0, 350.0),
-    Phase("quiet", 20.0, 20.0),
-    Phase("zero", 9.0, 0.0),
+    # The mean of 20 s has to forget the spike, and the last step down is held twice as long.
+    Phase("quiet", 27.0, 20.0),
+    Phase("zero", 8.0, 0.0),
     Phase("wake", 6.0, 20.0),
 )
 

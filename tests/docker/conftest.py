@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from examples.demo import repository
 from tests.docker.frontend import Frontend
 from tests.docker.own_engine import OwnEngine
 from tideserve.autoscaler.launchers.docker import DockerLauncher, DockerSettings
@@ -114,5 +115,4 @@ def own_engine(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 @pytest.fixture(scope="session")
 def bridge_address() -> str:
     """This machine, as containers of the default network reach it."""
-    command = ["docker", "network", "inspect", "bridge", "-f", "{{(index .IPAM.Config 0).Gateway}}"]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    return repository.bridge_address()
