@@ -16,8 +16,8 @@ from h2.events import (
 from h2.events import Event as H2Event
 
 from tideserve.server.front import Event
-from tideserve.server.front.native.calls import Shared
 from tideserve.server.front.native.connection import Connection
+from tideserve.server.front.native.shared import Shared
 from tideserve.v1.http2 import MESSAGE_PREFIX
 from tideserve.v1.methods import Kind
 

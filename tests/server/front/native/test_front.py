@@ -16,7 +16,6 @@ from hpack import Decoder, Encoder
 from tests.server.front.native.caller import BIDI, METHODS, UNARY, packed
 from tideserve.server.errors import StartError, UnsupportedFrontError
 from tideserve.server.front import Call, Cancel, Event, FrontSettings, Status, TlsFiles
-from tideserve.server.front.native import front as module
 from tideserve.server.front.native import link as link_module
 from tideserve.server.front.native import listener, unsupported
 from tideserve.server.front.native.front import NativeFront
@@ -24,6 +23,7 @@ from tideserve.v1 import http2
 
 WAIT_S = 20.0
 PING = http2.frame(http2.PING, 0, 0, b"pingpong")
+ACCEPT = listener.accept
 PONG = http2.frame(http2.PING, http2.ACK, 0, b"pingpong")
 
 Make = Callable[..., NativeFront]
@@ -250,7 +250,7 @@ def test_a_front_that_ran_out_of_files_accepts_again(
     fails = iter((True, True))
     with Client(front) as client:
         with monkeypatch.context() as patch:
-            patch.setattr(module, "accept", lambda of: _fail(code, fails, of))
+            patch.setattr(listener, "accept", lambda of: _fail(code, fails, of))
             with caplog.at_level(logging.WARNING):
                 client.echo(1)
         assert len([r for r in caplog.records if "no more connections" in r.getMessage()]) == 1
@@ -259,7 +259,7 @@ def test_a_front_that_ran_out_of_files_accepts_again(
 def _fail(code: int, fails: Iterator[bool], of: socket.socket) -> tuple[socket.socket, str]:
     if next(fails, False):
         raise OSError(code, "no")
-    return listener.accept(of)
+    return ACCEPT(of)
 
 
 def test_a_client_that_is_gone_again_is_no_news(
@@ -267,7 +267,7 @@ def test_a_client_that_is_gone_again_is_no_news(
 ) -> None:
     front = make()
     fails = iter((True,))
-    monkeypatch.setattr(module, "accept", lambda of: _fail(errno.ECONNABORTED, fails, of))
+    monkeypatch.setattr(listener, "accept", lambda of: _fail(errno.ECONNABORTED, fails, of))
     with Client(front) as client:
         client.echo(1)
     assert caplog.records == []

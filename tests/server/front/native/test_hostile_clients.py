@@ -11,11 +11,11 @@ import pytest
 from hpack import Decoder
 
 from tideserve.server.front import Call, Cancel, Event, FrontSettings, Status, StreamMessage
-from tideserve.server.front.native.calls import Shared
 from tideserve.server.front.native.connection import Connection
 from tideserve.server.front.native.errors import ProtocolError
 from tideserve.server.front.native.front import NativeFront
 from tideserve.server.front.native.headers import status_block
+from tideserve.server.front.native.shared import Shared
 from tideserve.v1 import http2
 from tideserve.v1.methods import Kind
 
@@ -374,7 +374,7 @@ def test_no_more_files_is_said_once(
         raise OSError(errno.EMFILE, "Too many open files")
 
     with monkeypatch.context() as patch:
-        patch.setattr("tideserve.server.front.native.front.accept", fail)
+        patch.setattr("tideserve.server.front.native.listener.accept", fail)
         client = socket.create_connection(("127.0.0.1", front.port))
         assert front.recv(10, 0.3) == []
     with client:

@@ -5,8 +5,6 @@ answer is one piece of bytes.
 """
 
 import struct
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Final
 
 from tideserve.server.errors import Code
@@ -22,7 +20,9 @@ from tideserve.server.front.native.headers import (
     status_block,
 )
 from tideserve.server.front.native.messages import MessageReader
-from tideserve.server.front.native.outbox import Outbox, Outgoing, Unsent
+from tideserve.server.front.native.outbox import Outbox
+from tideserve.server.front.native.shared import Shared
+from tideserve.server.front.native.stream import Stream
 from tideserve.server.front.refusal import (
     nobody_reads,
     reads_too_slowly,
@@ -43,55 +43,6 @@ _NOT_ONE_MESSAGE: Final = Status(
 )
 
 
-@dataclass(slots=True, eq=False)
-class Shared:
-    """What the connections of a front have in common.
-
-    `methods` by path; `held_bytes` of requests that are not whole yet; `unsent` of answers whose
-    clients do not take them; `deadlines_s` by call.
-    """
-
-    methods: Mapping[str, Kind]
-    max_message_bytes: int
-    max_held_bytes: int
-    max_unsent_bytes: int
-    max_concurrent_streams: int
-    held_bytes: int = 0
-    unsent: Unsent = field(default_factory=Unsent)
-    deadlines_s: dict[int, float] = field(default_factory=dict)
-
-
-class _Stream(Outgoing):
-    """One call. `begun`: its `Call` was given; `answered`: the server has ended it."""
-
-    __slots__ = (
-        "answered",
-        "began_s",
-        "begun",
-        "call_id",
-        "half_closed",
-        "head",
-        "kind",
-        "opened",
-        "payload",
-        "reader",
-        "taken_bytes",
-    )
-
-    def __init__(
-        self, number: int, call_id: int, head: RequestHead, kind: Kind, began_s: float
-    ) -> None:
-        super().__init__(number)
-        self.call_id = call_id
-        self.began_s = began_s
-        self.head = head
-        self.kind = kind
-        self.reader: MessageReader | None = None
-        self.payload: bytes | None = None
-        self.taken_bytes = 0
-        self.half_closed = self.begun = self.opened = self.answered = False
-
-
 class Calls:
     """Owns the streams of a client and what it is to be sent. Ids are `first_id` plus the stream's
     number. What comes in becomes events in `events`."""
@@ -100,7 +51,7 @@ class Calls:
         self._shared = shared
         self._first_id = first_id
         self._peer = peer
-        self._streams: dict[int, _Stream] = {}
+        self._streams: dict[int, Stream] = {}
         self._last = 0
         self._has_begun = False  # a header block went
         self.outbox = Outbox(shared.unsent)
@@ -136,7 +87,7 @@ class Calls:
             self.outbox.add(answer + _reset(number, http2.NO_ERROR))
             return
         kind = self._shared.methods.get(head.path)
-        stream = _Stream(number, self._first_id + number, head, kind or Kind.UNARY, now_s)
+        stream = Stream(number, self._first_id + number, head, kind or Kind.UNARY, now_s)
         self._streams[number] = stream
         if kind is None:
             self.fail(number, Status(Code.UNIMPLEMENTED, f"there is no method {head.path}"))
@@ -277,7 +228,7 @@ class Calls:
             block = NO_TABLE + block
         return _headers(number, block, flags)
 
-    def _begin(self, stream: _Stream, payload: bytes, now_s: float) -> None:
+    def _begin(self, stream: Stream, payload: bytes, now_s: float) -> None:
         stream.begun = True
         head = stream.head
         left_s = head.timeout_s
@@ -289,7 +240,7 @@ class Calls:
         call = (stream.call_id, head.path, payload, head.metadata, self._peer, left_s)
         self.events.append(tuple.__new__(Call, call))
 
-    def _take_parts(self, stream: _Stream, data: Buffer) -> None:
+    def _take_parts(self, stream: Stream, data: Buffer) -> None:
         shared = self._shared
         reader = stream.reader
         if reader is None:
@@ -321,7 +272,7 @@ class Calls:
             self.outbox.add(http2.window_update(stream.number, stream.taken_bytes))
             stream.taken_bytes = 0
 
-    def _half_close(self, stream: _Stream, now_s: float) -> None:
+    def _half_close(self, stream: Stream, now_s: float) -> None:
         if stream.half_closed:
             return
         stream.half_closed = True
@@ -337,19 +288,19 @@ class Calls:
             self._release(stream)
             self._begin(stream, payload, now_s)
 
-    def _refuse(self, stream: _Stream, status: Status) -> None:
+    def _refuse(self, stream: Stream, status: Status) -> None:
         """Ends a call for what its caller sent. Who knows of the call is told that it is over."""
         if stream.begun:
             self.events.append(Cancel(stream.call_id))
         self.fail(stream.number, status)
 
-    def _cancel(self, stream: _Stream) -> None:
+    def _cancel(self, stream: Stream) -> None:
         if stream.begun and not stream.answered:
             self.events.append(Cancel(stream.call_id))
         self.outbox.forget(stream)
         self._forget(stream)
 
-    def _end(self, stream: _Stream, trailers: bytes) -> None:
+    def _end(self, stream: Stream, trailers: bytes) -> None:
         """The server has said all; the caller may still be sending."""
         number = stream.number
         stream.answered = True
@@ -361,11 +312,11 @@ class Calls:
         else:
             self._forget(stream)
 
-    def _forget(self, stream: _Stream) -> None:
+    def _forget(self, stream: Stream) -> None:
         self._release(stream)
         self._streams.pop(stream.number, None)
 
-    def _release(self, stream: _Stream) -> None:
+    def _release(self, stream: Stream) -> None:
         """What a call has of the front's bounds."""
         if stream.reader is not None:
             self._shared.held_bytes -= stream.reader.held_bytes

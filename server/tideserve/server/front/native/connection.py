@@ -4,10 +4,11 @@ import struct
 from typing import Final
 
 from tideserve.server.front import Event
-from tideserve.server.front.native.calls import WINDOW_STEP, Calls, Shared
+from tideserve.server.front.native.calls import WINDOW_STEP, Calls
 from tideserve.server.front.native.errors import ProtocolError
 from tideserve.server.front.native.frames import FrameReader
 from tideserve.server.front.native.headers import MAX_HEADER_BYTES, HeaderReader
+from tideserve.server.front.native.shared import Shared
 from tideserve.v1 import http2
 
 # Of the sentence in a GOAWAY.

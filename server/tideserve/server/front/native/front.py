@@ -1,23 +1,19 @@
 """The native front: which sockets are looked at, and when."""
 
-import errno
 import logging
 import select
-import socket
 import time
 from collections import deque
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
 from tideserve.server.errors import Code, UnsupportedFrontError
 from tideserve.server.front import Cancel, Event, FrontSettings, Status
-from tideserve.server.front.address import bind_error, own_socket_error
 from tideserve.server.front.native import unsupported
 from tideserve.server.front.native.bell import Bell
-from tideserve.server.front.native.calls import Shared
 from tideserve.server.front.native.link import STREAM_BITS, STREAM_MASK, Link
-from tideserve.server.front.native.listener import accept, listen, listen_on_file
+from tideserve.server.front.native.listener import Listeners
+from tideserve.server.front.native.shared import Shared
 from tideserve.server.front.refusal import (
     LAST_ANSWERS_S,
     answer_too_large,
@@ -28,7 +24,6 @@ from tideserve.v1.methods import Kind
 
 logger = logging.getLogger(__name__)
 
-_ACCEPTS: Final = 64  # in a turn
 # Sockets looked at in a turn; the others are first in the next one.
 _MAX_READY: Final = 256
 _MAX_WAIT_S: Final = 3600.0
@@ -46,7 +41,6 @@ _DEADLINE_GRACE_S: Final = 0.02
 _MAX_HELD_BYTES: Final = 1024 * 1024 * 1024
 # Answers whose clients do not take them, of all connections.
 _MAX_UNSENT_BYTES: Final = 1024 * 1024 * 1024
-_OUT_OF_FILES: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 _LAST_LOOK_S: Final = 0.02
 
 
@@ -75,18 +69,14 @@ class NativeFront:
         self._dirty: set[Link] = set()
         self._events: deque[Event] = deque()
         self._epoll: select.epoll | None = None
-        self._listeners: dict[int, socket.socket] = {}
-        self._is_accepting = False
-        self._is_out_of_files = False
+        self._listeners = Listeners()
         self._bell = Bell()
         self._next_chores_s = 0.0
-        self._port = 0
-        self._own_socket: Path | None = None
 
     @property
     def port(self) -> int:
         """The bound port; 0 before `start`."""
-        return self._port
+        return self._listeners.port
 
     @property
     def open_calls(self) -> int:
@@ -103,25 +93,10 @@ class NativeFront:
     def start(self) -> None:
         """Binds and accepts, once. Raises `AddressInUseError`, `StartError` for any other bind."""
         assert self._epoll is None, "a front starts once"
-        settings = self._settings
-        try:
-            listener = listen(settings.host, settings.port)
-        except OSError as error:
-            raise bind_error(settings.host, settings.port, error.errno, str(error)) from error
-        self._listeners[listener.fileno()] = listener
-        self._port = int(listener.getsockname()[1])
-        self._own_socket = settings.own_socket(self._port)
-        if self._own_socket is not None:
-            try:
-                own = listen_on_file(self._own_socket)
-            except OSError as error:
-                listener.close()
-                self._listeners.clear()
-                raise own_socket_error(self._own_socket, str(error)) from error
-            self._listeners[own.fileno()] = own
+        self._listeners.open(self._settings)
         self._epoll = select.epoll()
         self._epoll.register(self._bell.open(), select.EPOLLIN)
-        self._accept_again(self._epoll)
+        self._listeners.wait(self._epoll)
 
     def recv(self, max_events: int, timeout_s: float) -> list[Event]:
         """Sends what there is to send, then waits for events, at most `timeout_s`; empty when none
@@ -197,12 +172,7 @@ class NativeFront:
         epoll = self._epoll
         if epoll is None:
             return
-        if self._own_socket is not None:
-            # Before the port is free, and another server's file has that name.
-            self._own_socket.unlink(missing_ok=True)
-        for listener in self._listeners.values():
-            listener.close()
-        self._listeners.clear()
+        self._listeners.close()
         for link in self._links.values():
             for number in link.calls.open:
                 link.calls.fail(number, server_has_stopped())
@@ -244,24 +214,8 @@ class NativeFront:
         return woken
 
     def _accept(self, epoll: select.epoll, fd: int) -> None:
-        listener = self._listeners.get(fd)
         most = self._settings.max_connections
-        for _ in range(_ACCEPTS if listener is not None else 0):
-            assert listener is not None
-            try:
-                accepted, peer = accept(listener)
-            except BlockingIOError:
-                return
-            except OSError as error:
-                if error.errno not in _OUT_OF_FILES:
-                    continue  # that client is gone again
-                if not self._is_out_of_files:  # it is tried again twenty times a second
-                    logger.warning("no more connections for now: %s", error)
-                self._is_accepting, self._is_out_of_files = False, True
-                for other in self._listeners:
-                    epoll.unregister(other)
-                return
-            self._is_out_of_files = False
+        for accepted, peer in self._listeners.accept(epoll, fd):
             if most is not None and len(self._links) >= most:
                 accepted.close()
                 continue
@@ -271,11 +225,6 @@ class NativeFront:
             epoll.register(link.fd, link.interest)
             link.connection.open()
             self._dirty.add(link)
-
-    def _accept_again(self, epoll: select.epoll) -> None:
-        self._is_accepting = True
-        for fd in self._listeners:
-            epoll.register(fd, select.EPOLLIN)
 
     def _drop(self, link: Link) -> None:
         """The client is gone, and its calls with it."""
@@ -326,8 +275,7 @@ class NativeFront:
 
     def _do_chores(self, epoll: select.epoll, now_s: float) -> None:
         self._expire(now_s)
-        if not self._is_accepting:
-            self._accept_again(epoll)
+        self._listeners.wait(epoll)
         settings, shared = self._settings, self._shared
         is_short = shared.held_bytes > shared.max_held_bytes // 2
         for link in list(self._links.values()):

@@ -6,9 +6,9 @@ import socket
 from typing import Final
 
 from tideserve.server.front import Event
-from tideserve.server.front.native.calls import Shared
 from tideserve.server.front.native.connection import Connection
 from tideserve.server.front.native.errors import ProtocolError
+from tideserve.server.front.native.shared import Shared
 from tideserve.v1 import http2
 
 logger = logging.getLogger(__name__)

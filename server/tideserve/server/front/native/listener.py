@@ -1,10 +1,92 @@
 """Where clients come in."""
 
+import errno
+import logging
+import select
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from tideserve.server.front import FrontSettings
+from tideserve.server.front.address import bind_error, own_socket_error
+
+logger = logging.getLogger(__name__)
+
 _BACKLOG: Final = 1024
+_ACCEPTS: Final = 64  # in a turn
+_OUT_OF_FILES: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+
+
+class Listeners:
+    """Owns the sockets where clients come in: the port's, and the file's of this machine's replicas.
+
+    They are waited for with an epoll, but not while this process has no more files.
+    """
+
+    def __init__(self) -> None:
+        self._sockets: dict[int, socket.socket] = {}
+        self._file: Path | None = None
+        self._is_waited_for = False
+        self._is_out_of_files = False
+        self.port = 0
+        """The bound one; 0 before `open`."""
+
+    def open(self, settings: FrontSettings) -> None:
+        """Binds. Raises `AddressInUseError`, `StartError` for any other reason."""
+        try:
+            listener = listen(settings.host, settings.port)
+        except OSError as error:
+            raise bind_error(settings.host, settings.port, error.errno, str(error)) from error
+        self._sockets[listener.fileno()] = listener
+        self.port = int(listener.getsockname()[1])
+        self._file = settings.own_socket(self.port)
+        if self._file is not None:
+            try:
+                own = listen_on_file(self._file)
+            except OSError as error:
+                listener.close()
+                self._sockets.clear()
+                raise own_socket_error(self._file, str(error)) from error
+            self._sockets[own.fileno()] = own
+
+    def wait(self, epoll: select.epoll) -> None:
+        """Has them waited for, where they are not."""
+        if not self._is_waited_for:
+            self._is_waited_for = True
+            for fd in self._sockets:
+                epoll.register(fd, select.EPOLLIN)
+
+    def accept(self, epoll: select.epoll, fd: int) -> Iterator[tuple[socket.socket, str]]:
+        """Those who wait at one of them, and gRPC's name for each. None where `fd` is no listener."""
+        listener = self._sockets.get(fd)
+        if listener is None:
+            return
+        for _ in range(_ACCEPTS):
+            try:
+                accepted = accept(listener)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno not in _OUT_OF_FILES:
+                    continue  # that client is gone again
+                if not self._is_out_of_files:  # it is tried again twenty times a second
+                    logger.warning("no more connections for now: %s", error)
+                self._is_waited_for, self._is_out_of_files = False, True
+                for other in self._sockets:
+                    epoll.unregister(other)
+                return
+            self._is_out_of_files = False
+            yield accepted
+
+    def close(self) -> None:
+        """Unbinds."""
+        if self._file is not None:
+            # Before the port is free, and another server's file has that name.
+            self._file.unlink(missing_ok=True)
+        for listener in self._sockets.values():
+            listener.close()
+        self._sockets.clear()
 
 
 def listen(host: str, port: int) -> socket.socket:

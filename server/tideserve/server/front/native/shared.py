@@ -1,0 +1,25 @@
+"""What the connections of a front have in common."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from tideserve.server.front.native.outbox import Unsent
+from tideserve.v1.methods import Kind
+
+
+@dataclass(slots=True, eq=False)
+class Shared:
+    """Bounds, and what counts against them.
+
+    `methods` by path; `held_bytes` of requests that are not whole yet; `unsent` of answers whose
+    clients do not take them; `deadlines_s` by call.
+    """
+
+    methods: Mapping[str, Kind]
+    max_message_bytes: int
+    max_held_bytes: int
+    max_unsent_bytes: int
+    max_concurrent_streams: int
+    held_bytes: int = 0
+    unsent: Unsent = field(default_factory=Unsent)
+    deadlines_s: dict[int, float] = field(default_factory=dict)

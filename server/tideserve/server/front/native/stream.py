@@ -1,0 +1,37 @@
+"""One call, as its connection knows it."""
+
+from tideserve.server.front.native.headers import RequestHead
+from tideserve.server.front.native.messages import MessageReader
+from tideserve.server.front.native.outbox import Outgoing
+from tideserve.v1.methods import Kind
+
+
+class Stream(Outgoing):
+    """Its request so far. `begun`: its `Call` was given; `answered`: the server has ended it."""
+
+    __slots__ = (
+        "answered",
+        "began_s",
+        "begun",
+        "call_id",
+        "half_closed",
+        "head",
+        "kind",
+        "opened",
+        "payload",
+        "reader",
+        "taken_bytes",
+    )
+
+    def __init__(
+        self, number: int, call_id: int, head: RequestHead, kind: Kind, began_s: float
+    ) -> None:
+        super().__init__(number)
+        self.call_id = call_id
+        self.began_s = began_s
+        self.head = head
+        self.kind = kind
+        self.reader: MessageReader | None = None
+        self.payload: bytes | None = None
+        self.taken_bytes = 0
+        self.half_closed = self.begun = self.opened = self.answered = False
