@@ -111,6 +111,9 @@ class Caller:
             sent = self.h2.data_to_send()
             if sent:
                 events += self.connection.receive(sent, now_s)
+            while self.shared.at_work:
+                number = self.shared.at_work.popleft() - FIRST_ID
+                events += self.connection.work(number, now_s)
             back = self.take_pieces()
             for piece in back:  # h2 takes a new size of frames from the next call on
                 for event in self.h2.receive_data(piece):

@@ -37,6 +37,7 @@ def assert_nothing_is_left(caller: Caller) -> None:
     assert caller.calls.outbox._held == {}
     assert caller.calls.open == []
     assert caller.shared.held_bytes == 0
+    assert not caller.shared.at_work
     assert caller.shared.unsent.bytes == 0
     assert caller.shared.deadlines_s == {}
 
@@ -251,6 +252,67 @@ def test_compressed_requests(caller: Caller) -> None:
     body = MESSAGE_PREFIX.pack(1, len(packed_)) + packed_
     stream = caller.request(UNARY, body, ("grpc-encoding", "gzip"))
     assert caller.talk() == [call(stream, UNARY, b"question")]
+
+
+def compressed(message: bytes) -> bytes:
+    packed_ = gzip.compress(message)
+    return MESSAGE_PREFIX.pack(1, len(packed_)) + packed_
+
+
+def test_what_comes_behind_a_compressed_message_waits_for_it(caller: Caller) -> None:
+    stream = caller.request(BIDI, None, ("grpc-encoding", "gzip"), ends=False)
+    caller.talk()
+    large = bytes(LIMIT_BYTES)
+    caller.h2.send_data(stream, compressed(large) + packed(b"two"))
+    caller.h2.send_data(stream, compressed(b"three") + packed(b"four"), end_stream=True)
+    assert caller.connection.receive(caller.h2.data_to_send(), 0.0) == []
+    assert list(caller.shared.at_work) == [FIRST_ID + stream]
+    assert caller.talk() == [
+        *(StreamMessage(FIRST_ID + stream, told) for told in (large, b"two", b"three", b"four")),
+        HalfClose(FIRST_ID + stream),
+    ]
+    caller.calls.end(stream)
+    caller.talk()
+    assert_nothing_is_left(caller)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_call_may_end_while_its_request_is_inflated(caller: Caller, path: str) -> None:
+    body = compressed(bytes(LIMIT_BYTES))
+    caller.talk()
+    streams = [caller.request(path, body, ("grpc-encoding", "gzip"), ends=False) for _ in range(2)]
+    begun = caller.connection.receive(caller.h2.data_to_send(), 0.0)
+    assert len(begun) == (2 if path == BIDI else 0)
+    for _ in range(3):
+        caller.connection.work(streams[0], 0.0)
+    assert caller.shared.held_bytes > LIMIT_BYTES // 2
+    caller.h2.reset_stream(streams[0])
+    assert caller.calls.fail(streams[1], FULL)
+    reset = caller.connection.receive(caller.h2.data_to_send(), 0.0)
+    assert reset == ([Cancel(FIRST_ID + streams[0])] if path == BIDI else [])
+    assert caller.talk() == []
+    assert caller.answers[streams[1]].status == 8
+    assert_nothing_is_left(caller)
+
+
+def test_what_is_inflated_counts_as_held(caller: Caller) -> None:
+    body = compressed(bytes(LIMIT_BYTES))
+    streams = [caller.request(UNARY, body, ("grpc-encoding", "gzip"), ends=False) for _ in range(6)]
+    assert caller.talk() == []
+    refused = [stream for stream in streams if caller.answers[stream].status == 8]
+    assert 2 <= len(refused) < 6
+    assert caller.shared.held_bytes == (6 - len(refused)) * LIMIT_BYTES
+    for stream in set(streams) - set(refused):
+        caller.h2.reset_stream(stream)
+    caller.talk()
+    assert_nothing_is_left(caller)
+
+
+def test_a_compressed_message_over_the_limit_is_refused(caller: Caller) -> None:
+    stream = caller.request(UNARY, compressed(bytes(LIMIT_BYTES + 1)), ("grpc-encoding", "gzip"))
+    assert caller.talk() == []
+    assert caller.answers[stream].status == Code.RESOURCE_EXHAUSTED
+    assert_nothing_is_left(caller)
 
 
 @pytest.mark.parametrize("size", [LIMIT_BYTES, LIMIT_BYTES - 1])

@@ -2,6 +2,7 @@
 greedy. What both fronts must do is in `tests/server/front/test_front.py`."""
 
 import errno
+import gzip
 import logging
 import select
 import socket
@@ -19,6 +20,7 @@ from tideserve.server.front import Call, Cancel, Event, FrontSettings, Status, T
 from tideserve.server.front.native import link as link_module
 from tideserve.server.front.native import listener, unsupported
 from tideserve.server.front.native.front import NativeFront
+from tideserve.server.front.native.inflation import Inflation
 from tideserve.v1 import http2
 
 WAIT_S = 20.0
@@ -285,6 +287,48 @@ def test_calls_of_two_connections_are_told_apart(make: Make) -> None:
         assert front.fail(calls[0].call_id, Status(5, "none"))
         first.until(lambda: first.status(1))
         assert (first.status(1), second.status(1)) == ("5", "0")
+
+
+def test_a_request_that_is_inflated_holds_up_nobody(make: Make) -> None:
+    """It came out at once, 0.3 s in which the others were not looked at."""
+    front = make()
+    size = 100_000_000
+    bomb = gzip.compress(bytes(size))
+    body = http2.MESSAGE_PREFIX.pack(1, len(bomb)) + bomb
+    large = request(1, UNARY, body, ("grpc-encoding", "gzip"))
+    with Client(front) as busy, Client(front) as other:
+        other.echo(1)
+        busy.socket.sendall(large[:-1])
+        busy.until(lambda: front._shared.held_bytes >= len(bomb) - 1)
+        busy.socket.sendall(large[-1:])
+        other.socket.sendall(request(3))
+        first = front.recv(100, WAIT_S)
+        assert [event.payload for event in first if isinstance(event, Call)] == [b""]
+        busy.until(lambda: busy.events)
+        (call,) = busy.events
+        assert isinstance(call, Call)
+        assert len(call.payload) == size
+        other.echo(5)
+
+
+def test_a_mistake_while_a_request_is_inflated_ends_one_connection(
+    make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise KeyError("a mistake")
+
+    front = make()
+    packed_ = gzip.compress(b"message")
+    body = http2.MESSAGE_PREFIX.pack(1, len(packed_)) + packed_
+    with Client(front) as good, Client(front) as bad:
+        good.echo(1)
+        with monkeypatch.context() as patch:
+            patch.setattr(Inflation, "step", fail)
+            bad.socket.sendall(request(1, UNARY, body, ("grpc-encoding", "gzip")))
+            bad.until(lambda: bad.is_closed)
+        assert bad.kinds()[-1] == http2.GOAWAY
+        good.echo(3)
+    assert "failed inside the server" in caplog.text
 
 
 def test_close_tells_every_client(make: Make) -> None:

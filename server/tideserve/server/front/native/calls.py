@@ -121,6 +121,17 @@ class Calls:
         if ends and not stream.answered:
             self._half_close(stream, now_s)
 
+    def work(self, number: int, now_s: float) -> None:
+        """Goes on with a call in `Shared.at_work`, for some milliseconds at most."""
+        stream = self._streams.get(number)
+        reader = None if stream is None else stream.reader
+        if stream is None or reader is None or not reader.has_work:
+            return  # it was ended
+        self._take_parts(stream, None)
+        left = stream.reader  # None where the call was refused
+        if stream.half_closed and left is not None and not left.has_work:
+            self._end_request(stream, now_s)
+
     def on_reset(self, number: int) -> None:
         """The caller gave up."""
         stream = self._streams.get(number)
@@ -240,15 +251,16 @@ class Calls:
         call = (stream.call_id, head.path, payload, head.metadata, self._peer, left_s)
         self.events.append(tuple.__new__(Call, call))
 
-    def _take_parts(self, stream: Stream, data: Buffer) -> None:
+    def _take_parts(self, stream: Stream, data: Buffer | None) -> None:
+        """Reads on in a request; None: in what came of it before."""
         shared = self._shared
         reader = stream.reader
         if reader is None:
             reader = MessageReader(stream.head.encoding, shared.max_message_bytes)
             stream.reader = reader
-        before_bytes = reader.held_bytes
+        before_bytes, had_work = reader.held_bytes, reader.has_work
         try:
-            messages = reader.read(data)
+            messages = reader.step() if data is None else reader.read(data)
         except RefusedMessageError as refused:
             shared.held_bytes -= before_bytes
             stream.reader = None
@@ -267,6 +279,10 @@ class Calls:
         if shared.held_bytes > shared.max_held_bytes:
             self._refuse(stream, too_many_bytes(shared.held_bytes, shared.max_held_bytes))
             return
+        if reader.has_work and (data is None or not had_work):
+            shared.at_work.append(stream.call_id)
+        if data is None:
+            return
         stream.taken_bytes += len(data)
         if stream.taken_bytes > WINDOW_STEP:
             self.outbox.add(http2.window_update(stream.number, stream.taken_bytes))
@@ -276,6 +292,11 @@ class Calls:
         if stream.half_closed:
             return
         stream.half_closed = True
+        if stream.reader is None or not stream.reader.has_work:
+            self._end_request(stream, now_s)
+
+    def _end_request(self, stream: Stream, now_s: float) -> None:
+        """All of it was read."""
         payload, reader = stream.payload, stream.reader
         if reader is not None and reader.is_within_a_message:
             why = "the request ends within a message"

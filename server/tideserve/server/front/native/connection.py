@@ -78,6 +78,11 @@ class Connection:
             frames.taken_bytes = 0
         return self.take_events()
 
+    def work(self, stream: int, now_s: float) -> list[Event]:
+        """Goes on with a call in `Shared.at_work`; what comes of it."""
+        self.calls.work(stream, now_s)
+        return self.take_events()
+
     def take_events(self) -> list[Event]:
         """What happened since this was asked."""
         events = self.calls.events

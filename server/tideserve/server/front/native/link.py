@@ -77,14 +77,21 @@ class Link:
             return connection.receive(data, now_s)
         except ProtocolError as error:
             logger.debug("%s: %s", self.peer, error)
-            connection.leave(error.code, str(error))
-            self.send()
+            self._leave(error.code, str(error))
             return None
         except Exception:
             # The boundary of one connection: a mistake of ours ends it and nothing else.
             logger.exception("the connection of %s failed inside the server", self.peer)
-            connection.leave(http2.INTERNAL_ERROR, "the server failed on this connection")
-            self.send()
+            self._leave(http2.INTERNAL_ERROR, "the server failed on this connection")
+            return None
+
+    def work(self, stream: int, now_s: float) -> list[Event] | None:
+        """Goes on with a call in `Shared.at_work`. None: the connection is broken."""
+        try:
+            return self.connection.work(stream, now_s)
+        except Exception:
+            logger.exception("the connection of %s failed inside the server", self.peer)
+            self._leave(http2.INTERNAL_ERROR, "the server failed on this connection")
             return None
 
     def send(self) -> bool:
@@ -107,6 +114,10 @@ class Link:
             return False
         self.calls.forget_ended()
         return True
+
+    def _leave(self, code: int, why: str) -> None:
+        self.connection.leave(code, why)
+        self.send()
 
     def wanted_interest(self) -> int:
         """What to wait for from now on."""

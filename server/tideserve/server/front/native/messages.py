@@ -1,101 +1,139 @@
 """gRPC messages out of a stream's DATA: five bytes before each, gzip where the caller chose it."""
 
-import zlib
+from collections import deque
 from typing import Final
 
-from tideserve.server.errors import Code
-from tideserve.server.front import Status
 from tideserve.server.front.native.errors import RefusedMessageError
 from tideserve.server.front.native.frames import Buffer
+from tideserve.server.front.native.inflation import Inflation
 from tideserve.server.front.refusal import request_too_large
 from tideserve.v1.http2 import MESSAGE_PREFIX
 
 _PREFIX_BYTES: Final = MESSAGE_PREFIX.size
-# Parts below it are joined as they come.
+# Parts below it are joined as they come, up to the second.
 _SMALL_BYTES: Final = 4096
-# zlib's word for which header to expect.
-_WINDOW_BITS: Final = {b"gzip": 31, b"deflate": 15}
+_JOINED_BYTES: Final = 64 * 1024
+# Of what waited for a message to be inflated, read in a step.
+_STEP_BYTES: Final = 64 * 1024
 
 
 class MessageReader:
-    """One stream's messages. It holds what came of the next one: `held_bytes`."""
+    """One stream's messages. It holds what came of the next one: `held_bytes`.
 
-    __slots__ = ("_compressed", "_encoding", "_limit_bytes", "_need_bytes", "_parts", "held_bytes")
+    A compressed message takes time, so `read` does not inflate it: while `has_work`, whoever has a
+    little time calls `step`. What comes behind waits for it.
+    """
+
+    __slots__ = (
+        "_behind",
+        "_behind_bytes",
+        "_compressed",
+        "_encoding",
+        "_inflation",
+        "_kept_bytes",
+        "_limit_bytes",
+        "_need_bytes",
+        "_parts",
+        "has_work",
+    )
 
     def __init__(self, encoding: bytes, limit_bytes: int) -> None:
         self._encoding = encoding
         self._limit_bytes = limit_bytes
-        self._parts: list[Buffer | bytearray] = []
+        self._parts: deque[Buffer | bytearray] = deque()
+        self._kept_bytes = 0
         self._need_bytes = _PREFIX_BYTES
         self._compressed: bool | None = None  # None: the prefix is not here yet
-        self.held_bytes = 0
+        self._inflation: Inflation | None = None
+        self._behind: deque[Buffer | bytearray] = deque()
+        self._behind_bytes = 0
+        self.has_work = False
+        """`step` has something to do."""
+
+    @property
+    def held_bytes(self) -> int:
+        """What came and is in no message yet, and what is inflated of the one that is."""
+        held_bytes = self._kept_bytes + self._behind_bytes
+        return held_bytes if self._inflation is None else held_bytes + self._inflation.held_bytes
+
+    @property
+    def is_within_a_message(self) -> bool:
+        return self.held_bytes > 0 or self._compressed is not None
 
     def read(self, data: Buffer) -> list[bytes]:
         """The messages that `data` completes. Raises `RefusedMessageError`, at the prefix of one
         that is too large."""
-        self.held_bytes += len(data)
-        if self.held_bytes < self._need_bytes:
-            self._keep(data)
+        if self.has_work:
+            _keep(self._behind, data)
+            self._behind_bytes += len(data)
+            return []
+        self._kept_bytes += len(data)
+        if self._kept_bytes < self._need_bytes:
+            _keep(self._parts, data)
             return []
         if self._parts:
-            self._keep(data)
+            _keep(self._parts, data)
             data = b"".join(self._parts)
             self._parts.clear()
         messages: list[bytes] = []
         at, size = 0, len(data)
         while size - at >= self._need_bytes:
             begin, at = at, at + self._need_bytes
-            if self._compressed is None:
+            compressed = self._compressed
+            if compressed is None:
                 flag, self._need_bytes = MESSAGE_PREFIX.unpack_from(data, begin)
                 if self._need_bytes > self._limit_bytes:
                     raise RefusedMessageError(
                         request_too_large(self._need_bytes, self._limit_bytes)
                     )
                 self._compressed = bool(flag)
-            else:
-                message = bytes(data[begin:at])
-                messages.append(self._decompress(message) if self._compressed else message)
-                self._compressed, self._need_bytes = None, _PREFIX_BYTES
-        self.held_bytes = size - at
-        self._keep(data[at:])
+                continue
+            self._compressed, self._need_bytes = None, _PREFIX_BYTES
+            if compressed:
+                packed = memoryview(data)[begin:at]
+                self._inflation = Inflation(self._encoding, packed, self._limit_bytes)
+                self.has_work = True
+                if at < size:
+                    self._behind.appendleft(data[at:])
+                    self._behind_bytes += size - at
+                self._kept_bytes = 0
+                return messages
+            messages.append(bytes(data[begin:at]))
+        self._kept_bytes = size - at
+        _keep(self._parts, data[at:])
         return messages
 
-    @property
-    def is_within_a_message(self) -> bool:
-        return self.held_bytes > 0 or self._compressed is not None
+    def step(self) -> list[bytes]:
+        """Goes on with what waits, for some milliseconds at most; the messages that it completes.
+        Raises `RefusedMessageError`."""
+        inflation, behind = self._inflation, self._behind
+        messages: list[bytes] = []
+        if inflation is not None:
+            inflation.step()
+            if not inflation.is_done:
+                return messages
+            messages.append(inflation.take())
+            self._inflation = None
+        elif behind:
+            part = behind.popleft()
+            if len(part) > _STEP_BYTES:
+                behind.appendleft(memoryview(part)[_STEP_BYTES:])
+                part = memoryview(part)[:_STEP_BYTES]
+            self._behind_bytes -= len(part)
+            self.has_work = False
+            messages = self.read(bytes(part))
+        self.has_work = self._inflation is not None or bool(behind)
+        return messages
 
-    def _keep(self, data: Buffer) -> None:
-        """Until more comes. Small parts go together: each on its own takes 33 bytes and a place
-        beyond its size, so that what is held would be many times `held_bytes`."""
-        parts = self._parts
-        if len(data) >= _SMALL_BYTES:
-            parts.append(data)
-        elif parts and isinstance(parts[-1], bytearray):
-            parts[-1] += data
-        elif data:
-            parts.append(bytearray(data))
 
-    def _decompress(self, message: bytes) -> bytes:
-        window_bits = _WINDOW_BITS.get(self._encoding)
-        if window_bits is None:
-            raise RefusedMessageError(
-                Status(
-                    Code.UNIMPLEMENTED,
-                    f"expected a message in identity, gzip or deflate, got one in "
-                    f"{self._encoding.decode('latin-1')!r}",
-                )
-            )
-        stream = zlib.decompressobj(window_bits)
-        try:
-            plain = stream.decompress(message, self._limit_bytes + 1)
-        except zlib.error as error:
-            raise RefusedMessageError(
-                Status(Code.INVALID_ARGUMENT, f"expected {self._encoding.decode()}: {error}")
-            ) from error
-        if len(plain) > self._limit_bytes:
-            raise RefusedMessageError(request_too_large(len(plain), self._limit_bytes))
-        if not stream.eof:
-            raise RefusedMessageError(
-                Status(Code.INVALID_ARGUMENT, "expected a whole compressed message, got a part")
-            )
-        return plain
+def _keep(parts: deque[Buffer | bytearray], data: Buffer) -> None:
+    """Until more comes. Small parts go together: each on its own takes 33 bytes and a place
+    beyond its size, so that what is held would be many times what is counted."""
+    if len(data) >= _SMALL_BYTES:
+        parts.append(data)
+        return
+    last = parts[-1] if parts else None
+    if isinstance(last, bytearray) and len(last) < _JOINED_BYTES:
+        last += data
+    elif data:
+        parts.append(bytearray(data))

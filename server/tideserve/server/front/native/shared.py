@@ -1,5 +1,6 @@
 """What the connections of a front have in common."""
 
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -12,7 +13,8 @@ class Shared:
     """Bounds, and what counts against them.
 
     `methods` by path; `held_bytes` of requests that are not whole yet; `unsent` of answers whose
-    clients do not take them; `deadlines_s` by call.
+    clients do not take them; `deadlines_s` by call; `at_work` has the ids of calls whose requests are
+    inflated, a step each in turn.
     """
 
     methods: Mapping[str, Kind]
@@ -23,3 +25,4 @@ class Shared:
     held_bytes: int = 0
     unsent: Unsent = field(default_factory=Unsent)
     deadlines_s: dict[int, float] = field(default_factory=dict)
+    at_work: deque[int] = field(default_factory=deque)
