@@ -254,6 +254,33 @@ def test_compressed_requests(caller: Caller) -> None:
     assert caller.talk() == [call(stream, UNARY, b"question")]
 
 
+@pytest.mark.parametrize("path", PATHS)
+def test_a_large_frame_with_padding(caller: Caller, path: str) -> None:
+    """One of more than 64 KB ended the connection."""
+    caller.talk()  # the client learns how large a frame may be
+    stream = caller.request(path, None, ends=False)
+    caller.h2.send_data(stream, packed(bytes(200_000)), end_stream=True, pad_length=255)
+    *_, event = [event for event in caller.talk() if not isinstance(event, HalfClose)]
+    assert isinstance(event, Call | StreamMessage)
+    assert event.payload == bytes(200_000)
+
+
+def test_padding_uses_up_no_window(caller: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its client could send no more after 8 million padded frames of one message a stream."""
+    monkeypatch.setattr("tideserve.server.front.native.calls.WINDOW_STEP", 1000)
+    monkeypatch.setattr("tideserve.server.front.native.connection.WINDOW_STEP", 1000)
+    caller.talk()
+    stream = caller.request(BIDI, None, ends=False)
+    caller.talk()
+    before = caller.h2.local_flow_control_window(stream)
+    for _ in range(100):
+        caller.h2.send_data(stream, b"", pad_length=255)
+        caller.talk()
+    assert before - caller.h2.local_flow_control_window(stream) <= 1000
+    caller.h2.send_data(stream, packed(b"still here"), end_stream=True, pad_length=1)
+    assert caller.talk()[0] == StreamMessage(FIRST_ID + stream, b"still here")
+
+
 def compressed(message: bytes) -> bytes:
     packed_ = gzip.compress(message)
     return MESSAGE_PREFIX.pack(1, len(packed_)) + packed_

@@ -62,6 +62,43 @@ def test_padding_is_taken_off_and_counted(kind: int) -> None:
     ((_, _, _, payload),) = reader.read(http2.PREFACE + padded)
     assert payload == b"body"
     assert reader.taken_bytes == (8 if kind == http2.DATA else 0)
+    assert reader.padding == ({1: 4} if kind == http2.DATA else {})
+
+
+@given(
+    sizes=st.lists(
+        st.tuples(st.sampled_from([0, 1, 10, 70_000, 200_000]), st.integers(0, 255)), max_size=5
+    ),
+    cuts=st.lists(st.integers(0, 400_000), max_size=12),
+)
+def test_padded_data_of_any_size_comes_as_it_is_sent(
+    sizes: list[tuple[int, int]], cuts: list[int]
+) -> None:
+    flags = http2.PADDED | http2.END_STREAM
+    data = http2.PREFACE + b"".join(
+        http2.frame(http2.DATA, flags, 1, bytes((padding,)) + b"x" * size + bytes(padding))
+        for size, padding in sizes
+    )
+    places = sorted({min(cut, len(data)) for cut in cuts} | {0, len(data)})
+    reader, got = FrameReader(), []
+    for begin, end in itertools.pairwise(places):
+        got += reader.read(data[begin:end])
+    assert whole(got) == [(http2.DATA, flags, 1, b"x" * size) for size, _ in sizes]
+    assert reader.taken_bytes == sum(1 + size + padding for size, padding in sizes)
+    assert sum(reader.padding.values()) == sum(1 + padding for _, padding in sizes)
+
+
+@pytest.mark.parametrize("kind", [77, http2.GOAWAY])
+def test_of_a_large_frame_that_means_nothing_only_the_head_is_given(kind: int) -> None:
+    """It ended the connection, and what nobody knows is to be passed over."""
+    large = http2.frame(kind, 0, 1, bytes(200_000))
+    ping = http2.frame(http2.PING, 0, 0, bytes(8))
+    data = http2.PREFACE + large + ping
+    for cut in (len(data), 40, 100_000):
+        reader = FrameReader()
+        got = reader.read(data[:cut]) + reader.read(data[cut:])
+        assert got == [(kind, 0, 1, b""), (http2.PING, 0, 0, bytes(8))]
+        assert reader._unread == b""
 
 
 def test_a_priority_goes_before_the_headers() -> None:
@@ -78,7 +115,7 @@ def test_more_padding_than_there_is_breaks_the_connection(payload: bytes) -> Non
 
 
 @pytest.mark.parametrize(
-    ("kind", "flags"), [(http2.HEADERS, 0), (http2.DATA, http2.PADDED), (77, 0)]
+    ("kind", "flags"), [(http2.HEADERS, 0), (http2.HEADERS, http2.PADDED), (http2.SETTINGS, 0)]
 )
 def test_what_is_taken_whole_is_bounded_at_its_head(kind: int, flags: int) -> None:
     head = http2.HEAD.pack(1, 1, kind, flags, 1)

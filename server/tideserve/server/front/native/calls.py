@@ -121,6 +121,12 @@ class Calls:
         if ends and not stream.answered:
             self._half_close(stream, now_s)
 
+    def on_padding(self, number: int, size_bytes: int) -> None:
+        """So many bytes came around a stream's DATA: they count as if they were DATA."""
+        stream = self._streams.get(number)
+        if stream is not None and not stream.half_closed:
+            self._give_window(stream, size_bytes)
+
     def work(self, number: int, now_s: float) -> None:
         """Goes on with a call in `Shared.at_work`, for some milliseconds at most."""
         stream = self._streams.get(number)
@@ -283,7 +289,11 @@ class Calls:
             shared.at_work.append(stream.call_id)
         if data is None:
             return
-        stream.taken_bytes += len(data)
+        self._give_window(stream, len(data))
+
+    def _give_window(self, stream: Stream, size_bytes: int) -> None:
+        """So many bytes of the stream were taken: its caller may send as many more."""
+        stream.taken_bytes += size_bytes
         if stream.taken_bytes > WINDOW_STEP:
             self.outbox.add(http2.window_update(stream.number, stream.taken_bytes))
             stream.taken_bytes = 0

@@ -73,6 +73,10 @@ class Connection:
                 self._on_rest(kind, flags, stream, payload, now_s)
         self._outbox.release()
         calls.forget_ended()
+        if frames.padding:
+            for stream, size_bytes in frames.padding.items():
+                calls.on_padding(stream, size_bytes)
+            frames.padding.clear()
         if frames.taken_bytes > WINDOW_STEP:
             self._outbox.add(http2.window_update(0, frames.taken_bytes))
             frames.taken_bytes = 0

@@ -12,22 +12,26 @@ Frame = tuple[int, int, int, Buffer]
 # Up to this size a copy costs less than a view.
 _COPY_BYTES: Final = 4096
 
-# Frames other than DATA, and padded ones, which are taken whole.
+# Frames that mean something, other than DATA: they are taken whole.
 _MAX_WHOLE_BYTES: Final = 64 * 1024
 _HEAD_BYTES: Final = http2.HEAD.size
 
 
 class FrameReader:
     """Owns what came of the next frame. DATA is given as it comes: a frame in parts, of which the
-    last has its flags. Padding is taken off; `taken_bytes` counts it for flow control."""
+    last has its flags. Padding is taken off, and counted for flow control: of a large frame that
+    means nothing here, only the head is given."""
 
     def __init__(self) -> None:
         self._begun = False
         self._unread = b""
         self._left_bytes = 0  # of a DATA frame that is not all here
         self._left_flags = self._left_stream = 0
+        self._skip_bytes = 0  # after those: padding, or what nobody reads
         self.taken_bytes = 0
-        """DATA since whoever reads this set it to 0."""
+        """DATA, with its padding, since whoever reads this set it to 0."""
+        self.padding: dict[int, int] = {}
+        """Bytes around DATA by stream, since whoever reads this cleared it."""
 
     @property
     def has_begun(self) -> bool:
@@ -52,6 +56,8 @@ class FrameReader:
         frames: list[Frame] = []
         if self._left_bytes:
             at = self._take_part(data, at, frames)
+        elif self._skip_bytes:
+            at = self._skip(size, at)
         unpack = http2.HEAD.unpack_from
         while size - at >= _HEAD_BYTES:
             high, length, kind, flags, stream = unpack(data, at)
@@ -69,16 +75,10 @@ class FrameReader:
                     self._left_bytes, self._left_flags, self._left_stream = length, flags, stream
                     at = self._take_part(data, begin, frames)
                 continue
-            if length > _MAX_WHOLE_BYTES:
-                raise ProtocolError(
-                    http2.FRAME_SIZE_ERROR,
-                    f"expected frames of type {kind} of at most {_MAX_WHOLE_BYTES} bytes, "
-                    f"got {length}",
-                )
-            if end > size:
+            taken = self._take_other(data, begin, length, (kind, flags, stream), frames)
+            if taken is None:
                 break
-            frames.append((kind, flags, stream, self._whole(kind, flags, data[begin:end])))
-            at = end
+            at = taken
         self._unread = data[at:]
         return frames
 
@@ -94,25 +94,72 @@ class FrameReader:
         self._begun = True
         return True
 
+    def _take_other(
+        self, data: bytes, begin: int, length: int, head: tuple[int, int, int], frames: list[Frame]
+    ) -> int | None:
+        """Takes a frame that is not plain DATA; where the next one begins. None: too little of it
+        is here."""
+        kind, flags, stream = head
+        end, size = begin + length, len(data)
+        if kind == http2.DATA:
+            if length and begin == size:
+                return None  # how much padding it has comes next
+            self._take_padded_head(data[begin : begin + 1], length, flags, stream)
+            if not self._left_bytes:
+                frames.append((*head, b""))
+            return self._take_part(data, begin + 1, frames)
+        if length > _MAX_WHOLE_BYTES:
+            if kind != http2.GOAWAY and kind <= http2.CONTINUATION:
+                raise ProtocolError(
+                    http2.FRAME_SIZE_ERROR,
+                    f"expected frames of type {kind} of at most {_MAX_WHOLE_BYTES} bytes, "
+                    f"got {length}",
+                )
+            frames.append((*head, b""))
+            self._skip_bytes = length
+            return self._skip(size, begin)
+        if end > size:
+            return None
+        payload = data[begin:end]
+        frames.append((*head, _block(flags, payload) if kind == http2.HEADERS else payload))
+        return end
+
+    def _take_padded_head(self, first: bytes, length: int, flags: int, stream: int) -> None:
+        """Of DATA whose first byte says how much padding it has."""
+        padding_bytes = _padding(first, length)
+        around_bytes = 1 + padding_bytes
+        self.taken_bytes += length
+        self.padding[stream] = self.padding.get(stream, 0) + around_bytes
+        self._left_bytes, self._left_flags = length - around_bytes, flags
+        self._left_stream, self._skip_bytes = stream, padding_bytes
+
     def _take_part(self, data: bytes, at: int, frames: list[Frame]) -> int:
-        """Takes what is here of a DATA frame; where the next frame begins."""
+        """Takes what is here of a DATA frame and the padding behind it; where the next frame
+        begins."""
         part = memoryview(data)[at : at + self._left_bytes]
         self._left_bytes -= len(part)
         flags = 0 if self._left_bytes else self._left_flags
         if part:
             frames.append((http2.DATA, flags, self._left_stream, part))
-        return at + len(part)
+        at += len(part)
+        return self._skip(len(data), at) if self._skip_bytes and not self._left_bytes else at
 
-    def _whole(self, kind: int, flags: int, payload: bytes) -> bytes:
-        """The payload without what is around it."""
-        if kind == http2.DATA:
-            self.taken_bytes += len(payload)
-        elif kind != http2.HEADERS:
-            return payload
-        if flags & http2.PADDED:
-            if not payload or payload[0] >= len(payload):
-                raise ProtocolError(http2.PROTOCOL_ERROR, "expected padding within its frame")
-            payload = payload[1 : len(payload) - payload[0]]
-        if kind == http2.HEADERS and flags & http2.WITH_PRIORITY:
-            payload = payload[5:]
-        return payload
+    def _skip(self, size: int, at: int) -> int:
+        """Leaves out what is to be left out; where the next frame begins."""
+        skipped = min(self._skip_bytes, size - at)
+        self._skip_bytes -= skipped
+        return at + skipped
+
+
+def _padding(first: bytes, length: int) -> int:
+    """The bytes behind a padded frame's payload: `first` has how many."""
+    if not length or first[0] >= length:
+        raise ProtocolError(http2.PROTOCOL_ERROR, "expected padding within its frame")
+    return first[0]
+
+
+def _block(flags: int, payload: bytes) -> bytes:
+    """Of HEADERS without what is around it."""
+    if flags & http2.PADDED:
+        payload = payload[1 : len(payload) - _padding(payload[:1], len(payload))]
+    return payload[5:] if flags & http2.WITH_PRIORITY else payload
