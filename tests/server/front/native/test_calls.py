@@ -39,7 +39,7 @@ def assert_nothing_is_left(caller: Caller) -> None:
     assert caller.shared.held_bytes == 0
     assert not caller.shared.at_work
     assert caller.shared.unsent.bytes == 0
-    assert caller.shared.deadlines_s == {}
+    assert len(caller.shared.deadlines) == 0
 
 
 def test_a_unary_call(caller: Caller) -> None:
@@ -160,7 +160,7 @@ def test_a_cancelled_call(path: str, waits: bool) -> None:
     caller = Caller(s4=10)
     stream = caller.request(path, packed(b""), ("grpc-timeout", "1S"))
     caller.talk(100.0)
-    assert caller.shared.deadlines_s == {FIRST_ID + stream: 101.0}
+    assert caller.shared.deadlines[FIRST_ID + stream] == 101.0
     if waits and path != UNARY:
         caller.reads = False
         assert caller.calls.send(stream, bytes(1000))

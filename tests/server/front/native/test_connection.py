@@ -20,7 +20,7 @@ def caller() -> Caller:
 def assert_empty(caller: Caller) -> None:
     assert caller.calls.open == []
     shared = caller.shared
-    assert (shared.held_bytes, shared.unsent.bytes, shared.deadlines_s) == (0, 0, {})
+    assert (shared.held_bytes, shared.unsent.bytes, len(shared.deadlines)) == (0, 0, 0)
 
 
 def begin(caller: Caller, path: str = UNARY, *headers: tuple[str, str], ends: bool = True) -> int:
@@ -38,7 +38,7 @@ def test_a_deadline_counts_from_the_headers(caller: Caller) -> None:
         (call,) = caller.talk(ends_s)
         assert isinstance(call, Call)
         assert call.time_left_s == left_s
-        assert caller.shared.deadlines_s[call.call_id] == max(3.0, ends_s)
+        assert caller.shared.deadlines[call.call_id] == max(3.0, ends_s)
 
 
 def test_data_that_was_on_its_way_when_its_call_ended_is_no_breach(caller: Caller) -> None:

@@ -252,7 +252,7 @@ class Calls:
         if left_s is not None:
             # It counts from the call's headers: a large request takes its time.
             left_s = max(0.0, left_s - (now_s - stream.began_s))
-            self._shared.deadlines_s[stream.call_id] = now_s + left_s
+            self._shared.deadlines.add(stream.call_id, now_s + left_s)
         # As Call(...) does, in half its time.
         call = (stream.call_id, head.path, payload, head.metadata, self._peer, left_s)
         self.events.append(tuple.__new__(Call, call))
@@ -356,7 +356,7 @@ class Calls:
             self._shared.held_bytes -= len(stream.payload)
             stream.payload = None
         if stream.head.timeout_s is not None:
-            self._shared.deadlines_s.pop(stream.call_id, None)
+            self._shared.deadlines.drop(stream.call_id)
 
 
 def _headers(number: int, block: bytes, flags: int = 0) -> bytes:

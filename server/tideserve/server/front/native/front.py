@@ -322,9 +322,7 @@ class NativeFront:
 
     def _expire(self, now_s: float) -> None:
         """Ends calls past their callers' deadlines, which most callers do themselves."""
-        late_s = now_s - _DEADLINE_GRACE_S
-        late = [id_ for id_, end_s in self._shared.deadlines_s.items() if end_s < late_s]
-        for call_id in late:
+        for call_id in self._shared.deadlines.passed(now_s - _DEADLINE_GRACE_S):
             if self.fail(call_id, _DEADLINE_PASSED):
                 self._events.append(Cancel(call_id))
 

@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from tideserve.server.front.native.deadlines import Deadlines
 from tideserve.server.front.native.outbox import Unsent
 from tideserve.v1.methods import Kind
 
@@ -13,7 +14,7 @@ class Shared:
     """Bounds, and what counts against them.
 
     `methods` by path; `held_bytes` of requests that are not whole yet; `unsent` of answers whose
-    clients do not take them; `deadlines_s` by call; `at_work` has the ids of calls whose requests are
+    clients do not take them; `deadlines` by call; `at_work` has the ids of calls whose requests are
     inflated, a step each in turn.
     """
 
@@ -24,5 +25,5 @@ class Shared:
     max_concurrent_streams: int
     held_bytes: int = 0
     unsent: Unsent = field(default_factory=Unsent)
-    deadlines_s: dict[int, float] = field(default_factory=dict)
+    deadlines: Deadlines = field(default_factory=Deadlines)
     at_work: deque[int] = field(default_factory=deque)
