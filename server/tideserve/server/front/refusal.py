@@ -46,6 +46,14 @@ def reads_too_slowly(waiting_messages: int, waiting_bytes: int) -> Status:
     )
 
 
+def sends_too_slowly(came_bytes: int, passed_s: float, least_bytes: int) -> Status:
+    return Status(
+        Code.RESOURCE_EXHAUSTED,
+        f"the request has begun and {came_bytes} bytes of it came in {passed_s:.0f} s, expected at "
+        f"least {least_bytes}: send it in one go, or fewer at a time",
+    )
+
+
 def too_many_events(waiting_events: int, waiting_bytes: int) -> Status:
     return Status(
         Code.RESOURCE_EXHAUSTED,

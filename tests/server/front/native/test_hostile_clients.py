@@ -389,7 +389,8 @@ def test_a_client_that_stalls_does_not_keep_what_the_others_need(
     """One with 1 GB of half a request each, frozen, had every request of 1 MB of the others refused
     until it went."""
     monkeypatch.setattr("tideserve.server.front.native.front._MAX_HELD_BYTES", 1)
-    monkeypatch.setattr("tideserve.server.front.native.front._STALLED_S", 0.1)
+    monkeypatch.setattr("tideserve.server.front.native.pace._SHORT_WINDOW_S", 0.1)
+    monkeypatch.setattr("tideserve.server.front.native.front.LOOK_S", 0.1)
     settings = FrontSettings(port=0, max_message_bytes=10_000)
     front = NativeFront(((UNARY, Kind.UNARY), (BIDI, Kind.BIDI)), settings)
     front.start()

@@ -21,11 +21,13 @@ from tideserve.server.front.native.headers import (
 )
 from tideserve.server.front.native.messages import MessageReader
 from tideserve.server.front.native.outbox import Outbox
+from tideserve.server.front.native.pace import Pace
 from tideserve.server.front.native.shared import Shared
 from tideserve.server.front.native.stream import Stream
 from tideserve.server.front.refusal import (
     nobody_reads,
     reads_too_slowly,
+    sends_too_slowly,
     stream_backlog_is_full,
     too_many_bytes,
 )
@@ -151,13 +153,20 @@ class Calls:
             return True
         return self.outbox.grow_stream(stream, growth)
 
-    def refuse_held(self) -> None:
-        """Ends the calls whose requests are not whole: others need what is held of them."""
-        shared = self._shared
+    def refuse_slow(self, now_s: float, *, is_short: bool, is_read: bool) -> None:
+        """Ends the calls whose requests have begun and come too slowly (`pace`). `is_short`: others
+        need what is held; without `is_read` it is not their callers' fault."""
         for stream in list(self._streams.values()):
-            if stream.payload is not None or (stream.reader and stream.reader.held_bytes):
-                status = too_many_bytes(shared.held_bytes, shared.max_held_bytes)
-                self._refuse(stream, status)
+            reader, pace = stream.reader, stream.pace
+            if reader is None or pace is None:
+                continue
+            is_held = reader.is_within_a_message or stream.payload is not None
+            if not is_held or reader.has_work or not (is_read or is_short):
+                pace.rest()
+                continue
+            missing = pace.missing(now_s, is_short=is_short)
+            if missing is not None:
+                self._refuse(stream, sends_too_slowly(pace.came_bytes, *missing))
 
     def on_lost(self) -> None:
         """The client is gone."""
@@ -263,7 +272,7 @@ class Calls:
         reader = stream.reader
         if reader is None:
             reader = MessageReader(stream.head.encoding, shared.max_message_bytes)
-            stream.reader = reader
+            stream.reader, stream.pace = reader, Pace()
         before_bytes, had_work = reader.held_bytes, reader.has_work
         try:
             messages = reader.step() if data is None else reader.read(data)
@@ -289,6 +298,8 @@ class Calls:
             shared.at_work.append(stream.call_id)
         if data is None:
             return
+        if stream.pace is not None:
+            stream.pace.came_bytes += len(data)
         self._give_window(stream, len(data))
 
     def _give_window(self, stream: Stream, size_bytes: int) -> None:

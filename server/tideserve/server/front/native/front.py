@@ -13,6 +13,7 @@ from tideserve.server.front.native import unsupported
 from tideserve.server.front.native.bell import Bell
 from tideserve.server.front.native.link import STREAM_BITS, STREAM_MASK, Link
 from tideserve.server.front.native.listener import Listeners
+from tideserve.server.front.native.pace import LOOK_S
 from tideserve.server.front.native.shared import Shared
 from tideserve.server.front.refusal import (
     LAST_ANSWERS_S,
@@ -31,8 +32,6 @@ _MAX_WAIT_S: Final = 3600.0
 _FINE_MS: Final = 10
 # How often deadlines, keepalive and a listener that ran out of files are looked at.
 _CHORES_S: Final = 0.05
-# Of a client that sends nothing in the middle of a request, once half of what may be held is.
-_STALLED_S: Final = 10.0
 # For a client to say that it speaks HTTP/2; it does so with its first packet.
 _PREFACE_S: Final = 20.0
 # The core says more about a deadline that passed than the front can: it is given time to.
@@ -73,7 +72,7 @@ class NativeFront:
         self._epoll: select.epoll | None = None
         self._listeners = Listeners()
         self._bell = Bell()
-        self._next_chores_s = 0.0
+        self._next_chores_s = self._next_pace_s = 0.0
 
     @property
     def port(self) -> int:
@@ -302,11 +301,16 @@ class NativeFront:
         self._listeners.wait(epoll)
         settings, shared = self._settings, self._shared
         is_short = shared.held_bytes > shared.max_held_bytes // 2
+        is_pace_due = now_s >= self._next_pace_s
+        if is_pace_due:
+            self._next_pace_s = now_s + LOOK_S
         for link in list(self._links.values()):
-            if is_short and now_s - link.heard_s > _STALLED_S:
-                link.calls.refuse_held()
+            if is_pace_due:
+                is_read = bool(link.interest & select.EPOLLIN)
+                link.calls.refuse_slow(now_s, is_short=is_short, is_read=is_read)
                 self._events += link.connection.take_events()
-                self._dirty.add(link)
+                if link.has_output:
+                    self._dirty.add(link)
             if not link.connection.has_begun and now_s - link.opened_s > _PREFACE_S:
                 logger.debug("%s said nothing", link.peer)
                 self._drop(link)

@@ -3,6 +3,7 @@
 from tideserve.server.front.native.headers import RequestHead
 from tideserve.server.front.native.messages import MessageReader
 from tideserve.server.front.native.outbox import Outgoing
+from tideserve.server.front.native.pace import Pace
 from tideserve.v1.methods import Kind
 
 
@@ -18,6 +19,7 @@ class Stream(Outgoing):
         "head",
         "kind",
         "opened",
+        "pace",
         "payload",
         "reader",
         "taken_bytes",
@@ -31,7 +33,9 @@ class Stream(Outgoing):
         self.began_s = began_s
         self.head = head
         self.kind = kind
+        # Both come with the first part of a request that is not here at once.
         self.reader: MessageReader | None = None
+        self.pace: Pace | None = None
         self.payload: bytes | None = None
         self.taken_bytes = 0
         self.half_closed = self.begun = self.opened = self.answered = False
