@@ -316,6 +316,33 @@ def test_held_answers_count_as_waiting_so_that_they_are_bounded() -> None:
     arrive(world)
 
 
+def test_what_held_answers_keep_counts_in_bytes_too() -> None:
+    """16,384 of them were allowed, however large."""
+    queue = QueueSettings(max_bytes=1000)
+    world = make(max_batch_rows=2, preserve_ordering=True, queue=queue)
+    arrive(world)
+    world.start("slow", "m")
+    world.exchange("slow")
+    second, _ = arrive(world), arrive(world)
+    world.start("r1", "m")
+    world.exchange("r1")
+    (lease,) = record(world, "r1").leases.values()
+    assert len(lease.requests) == 2
+    lease.output_bytes = 1000
+    ordering = world.scheduler.models["m"].ordering
+    assert ordering is not None
+    world.exchange("r1", [BatchDone(2, 0.0)])
+    assert ordering.held_bytes == 1000 + 2 * second.payload_bytes
+    rejection = world.arrive("m")
+    assert isinstance(rejection, Rejection)
+    assert (rejection.reason, rejection.limit) == (RejectReason.QUEUE_BYTES, 1000)
+    world.cancel(second)
+    assert ordering.held_bytes == 1000 + second.payload_bytes
+    world.exchange("slow", [BatchDone(1, 0.0)])
+    assert (ordering.held, ordering.held_bytes, ordering._held_of) == (0, 0, {})
+    arrive(world)
+
+
 # --- exchanges -----------------------------------------------------------------------------
 
 

@@ -325,6 +325,34 @@ def test_a_streams_answers_come_in_the_order_of_its_requests() -> None:
     assert world.is_open(stream)
 
 
+def test_a_streams_answers_that_wait_for_one_before_them_are_bounded_in_bytes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """4,096 of them could wait, however large."""
+    monkeypatch.setattr("tideserve.server.service.inference.MAX_STREAM_KEPT_BYTES", 10)
+    world = World()
+    replica = world.replica()
+    waiting = replica.exchange()
+    stream = world.call(STREAM)
+    for rows, name in ((1, "a"), (9, "too many rows"), (1, "refused"), (1, "refused as well")):
+        world.message(stream, make_request(rows, request_id=name))
+    assert stream_answers(world, stream) == []
+
+    again = replica.exchange(echo(replica.lease(waiting)))
+
+    first, *others = stream_answers(world, stream)
+    assert (first.infer_response.id, first.error_message) == ("a", "")
+    assert [it.infer_response.id for it in others] == [
+        "too many rows",
+        "refused",
+        "refused as well",
+    ]
+    assert all("wait for one before them" in it.error_message for it in others[1:])
+    world.message(stream, make_request(1, request_id="later"))
+    replica.exchange(echo(replica.lease(again)))
+    assert stream_answers(world, stream)[-1].error_message == ""
+
+
 def test_a_half_closed_stream_ends_with_its_last_answer() -> None:
     world = World()
     replica = world.replica()

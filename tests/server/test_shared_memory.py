@@ -100,6 +100,9 @@ def test_answers_held_back_for_their_order_survive_that() -> None:
     outcome, outbox = compute(second, second.lease(second.exchange()))
     second.exchange(outcome, want=False)
     assert world.is_open(late.call_id)
+    ordering = world.scheduler.models[world.keys[0]].ordering
+    assert ordering is not None
+    assert ordering.held_bytes == 2 * ROW_BYTES  # what came and what goes
     assert second.arena is not None
     assert outbox.extent is not None
     second.arena.write(outbox.extent, bytes(ROW_BYTES))

@@ -136,6 +136,10 @@ class OutputTensor:
                 f"got {list(self.shape)}"
             )
 
+    @property
+    def size_bytes(self) -> int:
+        return len(self._data)
+
     def rows(self, first_row: int, rows: int) -> memoryview:
         """The bytes of some rows (R4); all there are where the model has no batch dimension."""
         if not self._batched:
@@ -183,6 +187,11 @@ class BatchOutputs:
         self._tensors = {tensor.name: OutputTensor(tensor, spec, rows, read) for tensor in tensors}
         self._order = tuple(t.name for t in spec.outputs if t.name in self._tensors)
         self._frames: dict[tuple[int, int | None, tuple[str, ...], bool], _Frame] = {}
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all tensors."""
+        return sum(tensor.size_bytes for tensor in self._tensors.values())
 
     def encode(
         self, plan: InferPlan, request_id: str, first_row: int, *, final_flag: bool

@@ -33,6 +33,8 @@ class Lease:
     prefetched: bool = False
     outputs: object = None
     """The dispatcher's: what came for it, opaque here."""
+    output_bytes: int = 0
+    """Of these."""
 
 
 def max_batch_time_s(settings: LeaseSettings, profile: Profile, rows: int) -> float:

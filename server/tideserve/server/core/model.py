@@ -65,9 +65,12 @@ class Model:
         if in_time:
             self.arrivals.add(request.rows, now_s)
         if self.ordering is not None:
-            held = self.ordering.held
-            if held and held + self.queue.requests >= self.queue.settings.max_requests:
+            held, queue = self.ordering, self.queue
+            if held.held and held.held + queue.requests >= queue.settings.max_requests:
                 return RejectReason.QUEUE_REQUESTS
+            waiting_bytes = held.held_bytes + queue.payload_bytes + request.payload_bytes
+            if held.held and waiting_bytes > queue.settings.max_bytes:
+                return RejectReason.QUEUE_BYTES
         if in_time and self._is_hopeless(request, now_s):
             return RejectReason.HOPELESS
         reason = self.queue.admit(request, now_s)

@@ -39,6 +39,8 @@ from tideserve.v1.metadata import STREAM_STATUS_PARAMETER
 
 # Requests of one stream without an answer; a stream whose caller sends faster is ended.
 MAX_STREAM_REQUESTS: Final = 4096
+# Answers of a stream that wait for one before them: two as large as may be, by default.
+MAX_STREAM_KEPT_BYTES: Final = 256 * 1024 * 1024
 # Answers up to this size leave together, once the last one of their batch is made: those of a
 # connection then share system calls (of 52 us of CPU a request that is 4). Larger ones leave while
 # they are in the cache.
@@ -71,6 +73,8 @@ class _StreamSlot:
 class _Stream:
     deadline_s: float
     slots: deque[_StreamSlot] = field(default_factory=deque)
+    kept_bytes: int = 0
+    """Of answers that wait for one before them."""
     half_closed: bool = False
 
 
@@ -128,10 +132,15 @@ class InferenceService:
         slot = _StreamSlot()
         stream.slots.append(slot)
         try:
+            if stream.kept_bytes > MAX_STREAM_KEPT_BYTES:
+                raise QueueFullError(
+                    f"{stream.kept_bytes} bytes of answers wait for one before them in their stream, "
+                    f"more than {MAX_STREAM_KEPT_BYTES}: wait for answers before sending more",
+                    pushback_ms=100,
+                )
             slot.request = self._admit(event.payload, event.call_id, stream.deadline_s, slot, now_s)
         except TideserveError as error:
-            slot.payload = _stream_error(error, *_names(event.payload))
-            self._flush(event.call_id, stream)
+            self._fill(event.call_id, stream, slot, _stream_error(error, *_names(event.payload)))
 
     def on_half_close(self, call_id: int) -> None:
         """The caller of a stream sends no more: it ends with its last answer."""
@@ -325,14 +334,19 @@ class InferenceService:
         stream = self._streams.get(request.call_id)
         if slot is None or stream is None:
             return
-        slot.payload = payload
         slot.request = None
-        self._flush(request.call_id, stream)
+        self._fill(request.call_id, stream, slot, payload)
+
+    def _fill(self, call_id: int, stream: _Stream, slot: _StreamSlot, payload: bytes) -> None:
+        slot.payload = payload
+        stream.kept_bytes += len(payload)
+        self._flush(call_id, stream)
 
     def _flush(self, call_id: int, stream: _Stream) -> None:
         """Sends the answers whose turn it is, and ends a stream that is through."""
         while stream.slots and (payload := stream.slots[0].payload) is not None:
             stream.slots.popleft()
+            stream.kept_bytes -= len(payload)
             self._front.send(call_id, payload)
         if stream.half_closed and not stream.slots:
             del self._streams[call_id]

@@ -78,7 +78,7 @@ def read_outcome(
             FailureCause.BAD_OUTPUT,
             f"expected output {', '.join(map(repr, missing))}, which is missing",
         )
-    lease.outputs = outputs
+    lease.outputs, lease.output_bytes = outputs, outputs.size_bytes
     input_s, infer_s, output_s = outcome.input_s, outcome.infer_s, outcome.output_s
     waiting = sum(not request.done for request in lease.requests)
     entry.stats.on_batch(lease.rows, waiting, input_s, infer_s, output_s, unix_s)
