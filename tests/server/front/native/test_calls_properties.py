@@ -114,7 +114,7 @@ class World:
             FIRST_ID + stream in deadlines for stream in self.caller.calls.open
         )
         assert self.caller.shared.held_bytes == sum(
-            (stream.reader.held_bytes if stream.reader else 0) + len(stream.payload or b"")
+            stream.request.held_bytes if stream.request else 0
             for stream in self.caller.calls._streams.values()
         )
 

@@ -19,17 +19,14 @@ from tideserve.server.front.native.headers import (
     http_status_block,
     status_block,
 )
-from tideserve.server.front.native.messages import MessageReader
 from tideserve.server.front.native.outbox import Outbox
-from tideserve.server.front.native.pace import Pace
+from tideserve.server.front.native.request import NOT_ONE_MESSAGE, Request
 from tideserve.server.front.native.shared import Shared
 from tideserve.server.front.native.stream import Stream
 from tideserve.server.front.refusal import (
     nobody_reads,
     reads_too_slowly,
-    sends_too_slowly,
     stream_backlog_is_full,
-    too_many_bytes,
 )
 from tideserve.v1 import http2
 from tideserve.v1.methods import Kind
@@ -40,9 +37,6 @@ _PREFIX_BYTES: Final = http2.MESSAGE_PREFIX.size
 # What goes before and after the message of a whole answer.
 _BEGIN: Final = struct.Struct(f">BHBBL{len(ANSWER_BEGINS)}s")
 _OK: Final = struct.Struct(f">BHBBL{len(ANSWER_IS_OK)}s")
-_NOT_ONE_MESSAGE: Final = Status(
-    Code.INVALID_ARGUMENT, "expected one request message in this call, got none or several"
-)
 
 
 class Calls:
@@ -111,7 +105,7 @@ class Calls:
         size = len(data) - _PREFIX_BYTES
         if (
             ends
-            and stream.reader is None
+            and stream.request is None
             and stream.kind is not Kind.BIDI
             and 0 <= size <= self._shared.max_message_bytes
             and http2.MESSAGE_PREFIX.unpack_from(data) == (0, size)
@@ -132,11 +126,10 @@ class Calls:
     def work(self, number: int, now_s: float) -> None:
         """Goes on with a call in `Shared.at_work`, for some milliseconds at most."""
         stream = self._streams.get(number)
-        reader = None if stream is None else stream.reader
-        if stream is None or reader is None or not reader.has_work:
+        if stream is None or stream.request is None or not stream.request.has_work:
             return  # it was ended
         self._take_parts(stream, None)
-        left = stream.reader  # None where the call was refused
+        left = stream.request  # None where the call was refused
         if stream.half_closed and left is not None and not left.has_work:
             self._end_request(stream, now_s)
 
@@ -157,16 +150,11 @@ class Calls:
         """Ends the calls whose requests have begun and come too slowly (`pace`). `is_short`: others
         need what is held; without `is_read` it is not their callers' fault."""
         for stream in list(self._streams.values()):
-            reader, pace = stream.reader, stream.pace
-            if reader is None or pace is None:
-                continue
-            is_held = reader.is_within_a_message or stream.payload is not None
-            if not is_held or reader.has_work or not (is_read or is_short):
-                pace.rest()
-                continue
-            missing = pace.missing(now_s, is_short=is_short)
-            if missing is not None:
-                self._refuse(stream, sends_too_slowly(pace.came_bytes, *missing))
+            request = stream.request
+            if request is not None:
+                why = request.why_too_slow(now_s, is_short=is_short, is_read=is_read)
+                if why is not None:
+                    self._refuse(stream, why)
 
     def on_lost(self) -> None:
         """The client is gone."""
@@ -268,39 +256,22 @@ class Calls:
 
     def _take_parts(self, stream: Stream, data: Buffer | None) -> None:
         """Reads on in a request; None: in what came of it before."""
-        shared = self._shared
-        reader = stream.reader
-        if reader is None:
-            reader = MessageReader(stream.head.encoding, shared.max_message_bytes)
-            stream.reader, stream.pace = reader, Pace()
-        before_bytes, had_work = reader.held_bytes, reader.has_work
+        request = stream.request
+        if request is None:
+            is_stream = stream.kind is Kind.BIDI
+            request = Request(self._shared, stream.head.encoding, is_stream=is_stream)
+            stream.request = request
+        had_work = request.has_work
         try:
-            messages = reader.step() if data is None else reader.read(data)
+            messages = request.take(data)
         except RefusedMessageError as refused:
-            shared.held_bytes -= before_bytes
-            stream.reader = None
             self._refuse(stream, refused.status)
             return
-        shared.held_bytes += reader.held_bytes - before_bytes
-        for message in messages:
-            if stream.kind is Kind.BIDI:
-                self.events.append(StreamMessage(stream.call_id, message))
-            elif stream.payload is None:
-                stream.payload = message
-                shared.held_bytes += len(message)  # its caller may leave it at that
-            else:
-                self._refuse(stream, _NOT_ONE_MESSAGE)
-                return
-        if shared.held_bytes > shared.max_held_bytes:
-            self._refuse(stream, too_many_bytes(shared.held_bytes, shared.max_held_bytes))
-            return
-        if reader.has_work and (data is None or not had_work):
-            shared.at_work.append(stream.call_id)
-        if data is None:
-            return
-        if stream.pace is not None:
-            stream.pace.came_bytes += len(data)
-        self._give_window(stream, len(data))
+        self.events += [StreamMessage(stream.call_id, message) for message in messages]
+        if request.has_work and (data is None or not had_work):
+            self._shared.at_work.append(stream.call_id)
+        if data is not None:
+            self._give_window(stream, len(data))
 
     def _give_window(self, stream: Stream, size_bytes: int) -> None:
         """So many bytes of the stream were taken: its caller may send as many more."""
@@ -313,19 +284,20 @@ class Calls:
         if stream.half_closed:
             return
         stream.half_closed = True
-        if stream.reader is None or not stream.reader.has_work:
+        if stream.request is None or not stream.request.has_work:
             self._end_request(stream, now_s)
 
     def _end_request(self, stream: Stream, now_s: float) -> None:
         """All of it was read."""
-        payload, reader = stream.payload, stream.reader
-        if reader is not None and reader.is_within_a_message:
-            why = "the request ends within a message"
-            self._refuse(stream, Status(Code.INVALID_ARGUMENT, why))
-        elif stream.kind is Kind.BIDI:
+        try:
+            payload = None if stream.request is None else stream.request.end()
+        except RefusedMessageError as refused:
+            self._refuse(stream, refused.status)
+            return
+        if stream.kind is Kind.BIDI:
             self.events.append(HalfClose(stream.call_id))
         elif payload is None:
-            self._refuse(stream, _NOT_ONE_MESSAGE)
+            self._refuse(stream, NOT_ONE_MESSAGE)
         else:
             self._release(stream)
             self._begin(stream, payload, now_s)
@@ -360,12 +332,9 @@ class Calls:
 
     def _release(self, stream: Stream) -> None:
         """What a call has of the front's bounds."""
-        if stream.reader is not None:
-            self._shared.held_bytes -= stream.reader.held_bytes
-            stream.reader = None
-        if stream.payload is not None:
-            self._shared.held_bytes -= len(stream.payload)
-            stream.payload = None
+        if stream.request is not None:
+            stream.request.release()
+            stream.request = None
         if stream.head.timeout_s is not None:
             self._shared.deadlines.drop(stream.call_id)
 

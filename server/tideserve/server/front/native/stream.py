@@ -1,9 +1,8 @@
 """One call, as its connection knows it."""
 
 from tideserve.server.front.native.headers import RequestHead
-from tideserve.server.front.native.messages import MessageReader
 from tideserve.server.front.native.outbox import Outgoing
-from tideserve.server.front.native.pace import Pace
+from tideserve.server.front.native.request import Request
 from tideserve.v1.methods import Kind
 
 
@@ -19,9 +18,7 @@ class Stream(Outgoing):
         "head",
         "kind",
         "opened",
-        "pace",
-        "payload",
-        "reader",
+        "request",
         "taken_bytes",
     )
 
@@ -33,9 +30,6 @@ class Stream(Outgoing):
         self.began_s = began_s
         self.head = head
         self.kind = kind
-        # Both come with the first part of a request that is not here at once.
-        self.reader: MessageReader | None = None
-        self.pace: Pace | None = None
-        self.payload: bytes | None = None
+        self.request: Request | None = None  # what is not here at once of it
         self.taken_bytes = 0
         self.half_closed = self.begun = self.opened = self.answered = False
