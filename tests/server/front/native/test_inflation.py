@@ -69,5 +69,15 @@ def test_a_part_of_a_message_is_none(packed: bytes) -> None:
         inflated(packed, MIB)
 
 
+def test_messages_that_wait_take_the_memory_of_their_bytes() -> None:
+    packed = gzip.compress(b"small")
+    tracemalloc.start()
+    waiting = [Inflation(b"gzip", packed, MIB) for _ in range(1000)]
+    taken_bytes, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert taken_bytes < 1000 * 1000
+    assert finish(waiting[-1])[-1] == len(packed) + len(b"small")
+
+
 def test_a_message_of_nothing_is_one() -> None:
     assert inflated(gzip.compress(b""), 0) == [0]

@@ -26,7 +26,16 @@ class Inflation:
     Raises `RefusedMessageError`, at once for an encoding that nobody here knows.
     """
 
-    __slots__ = ("_at", "_encoding", "_limit_bytes", "_packed", "_plain", "_stream", "is_done")
+    __slots__ = (
+        "_at",
+        "_encoding",
+        "_limit_bytes",
+        "_packed",
+        "_plain",
+        "_stream",
+        "_window_bits",
+        "is_done",
+    )
 
     def __init__(self, encoding: bytes, packed: Buffer, limit_bytes: int) -> None:
         window_bits = _WINDOW_BITS.get(encoding)
@@ -42,7 +51,9 @@ class Inflation:
         self._packed = packed
         self._at = 0
         self._limit_bytes = limit_bytes
-        self._stream = zlib.decompressobj(window_bits)
+        self._window_bits = window_bits
+        # Of the first step: thousands of small messages may wait, and this takes 7 KB or more.
+        self._stream: zlib._Decompress | None = None
         self._plain = io.BytesIO()
         self.is_done = False
 
@@ -53,13 +64,16 @@ class Inflation:
 
     def step(self) -> None:
         """Goes on."""
-        packed = self._stream.unconsumed_tail
+        stream = self._stream
+        if stream is None:
+            stream = self._stream = zlib.decompressobj(self._window_bits)
+        packed = stream.unconsumed_tail
         if not packed:
             packed = self._packed[self._at : self._at + _STEP_PACKED_BYTES]  # type: ignore[assignment]
             self._at += len(packed)
         room_bytes = self._limit_bytes + 1 - self._plain.tell()
         try:
-            plain = self._stream.decompress(packed, min(room_bytes, _STEP_PLAIN_BYTES))
+            plain = stream.decompress(packed, min(room_bytes, _STEP_PLAIN_BYTES))
         except zlib.error as error:
             raise RefusedMessageError(
                 Status(Code.INVALID_ARGUMENT, f"expected {self._encoding.decode()}: {error}")
@@ -67,7 +81,7 @@ class Inflation:
         if len(plain) == room_bytes:
             raise RefusedMessageError(request_too_large(self._limit_bytes + 1, self._limit_bytes))
         self._plain.write(plain)
-        if self._stream.eof:
+        if stream.eof:
             self.is_done = True
         elif not packed and not plain:
             raise RefusedMessageError(
