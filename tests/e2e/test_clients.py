@@ -303,7 +303,9 @@ def test_statistics_count_what_was_sent(triton_client: Any) -> None:
     stats, earlier = after.inference_stats, before.inference_stats
     for part in ("success", "queue", "compute_input", "compute_infer", "compute_output"):
         assert getattr(stats, part).count - getattr(earlier, part).count == 40, part
-        assert getattr(stats, part).ns > getattr(earlier, part).ns, part
+        # What is leased in the turn of the loop in which it came has waited for 0 ns.
+        least = 0 if part == "queue" else 1
+        assert getattr(stats, part).ns - getattr(earlier, part).ns >= least, part
     assert stats.fail.count == earlier.fail.count
     batches = after.batch_stats
     assert sum(it.compute_infer.count for it in batches) == after.execution_count
