@@ -72,5 +72,5 @@ def bridge_address() -> str:
     command = ["docker", "network", "inspect", "bridge", "-f", "{{json .IPAM.Config}}"]
     found = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     network: dict[str, str] = json.loads(found)[0]
-    # An engine that found its bridge made by an earlier one names no gateway: it is the first.
+    # Not every engine names the gateway of its bridge; it is the first address.
     return network.get("Gateway") or str(next(ipaddress.ip_network(network["Subnet"]).hosts()))

@@ -49,6 +49,7 @@ def test_every_key_reaches_the_core() -> None:
             queue_latency: {quantile: 0.9, target: 20ms}
             latency_target: 0.25
             hold: 1m
+            growth_quantile: 0.7
             hold_factor: 4
             idle: 2h
             steps: {up: 3, down: 1, per: 5s}
@@ -65,6 +66,7 @@ def test_every_key_reaches_the_core() -> None:
         max_replicas=9,
         queue_target=QueueTarget(0.9, 0.02),
         latency_target_s=0.25,
+        growth_quantile=0.7,
         hold_factor=4.0,
         hold_s=60.0,
         idle_s=7200.0,

@@ -329,7 +329,7 @@ def test_a_streams_answers_that_wait_for_one_before_them_are_bounded_in_bytes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """4,096 of them could wait, however large."""
-    monkeypatch.setattr("tideserve.server.service.inference.MAX_STREAM_KEPT_BYTES", 10)
+    monkeypatch.setattr("tideserve.server.service.streams.MAX_STREAM_KEPT_BYTES", 10)
     world = World()
     replica = world.replica()
     waiting = replica.exchange()

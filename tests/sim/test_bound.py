@@ -119,14 +119,14 @@ def test_a_batch_is_no_wider_than_its_time_leaves() -> None:
 def test_our_own_policy_stays_below_it_and_near(replicas: int, load: float, cv: float) -> None:
     batch = BatchTimes.linear(1.053e-3, 5.072e-3)
     empty = Scenario(
-        np.empty(0), 2.0, 0.025, Hardware(batch), 64, BatchingMode.SLO, on_late=OnLate.DROP
+        np.empty(0), 1.0, 0.025, Hardware(batch), 64, BatchingMode.SLO, on_late=OnLate.DROP
     )
     rows = empty.best_rows(replicas)
     rate = load * replicas * rows / batch.mean_s(rows)
     arrivals = Poisson(rate) if cv == 1.0 else Gamma(rate, cv)
-    arrived_s = arrivals.times_s(2.0, np.random.default_rng(3))
+    arrived_s = arrivals.times_s(1.0, np.random.default_rng(3))
     scenario = Scenario(
-        arrived_s, 2.0, 0.025, Hardware(batch), 64, BatchingMode.SLO, on_late=OnLate.DROP
+        arrived_s, 1.0, 0.025, Hardware(batch), 64, BatchingMode.SLO, on_late=OnLate.DROP
     )
     share = run_fixed(scenario, replicas, 1).figures.attainment
     most = most_in_time(arrived_s, replicas=replicas, batch=batch, target_s=0.025, max_rows=64)

@@ -1,18 +1,23 @@
 """`tideserve simulate` and `tune`: files and options in, tables, JSON and pictures out."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
 import yaml
 from typer.testing import CliRunner, Result
 
 from tideserve.autoscaler.config_file import read_config
+from tideserve.autoscaler.core.settings import ModelPolicy
 from tideserve.sim.__main__ import simulate, tune
+from tideserve.sim.book import Book, figures
 from tideserve.sim.compare import BASELINES
 from tideserve.sim.report import COLUMNS
-from tideserve.sim.tune import GROWTH_QUANTILES
+from tideserve.sim.scenario import Run
+from tideserve.sim.tune import GROWTH_QUANTILES, Candidate, Goal
 
 SMALL = ("--arrivals=poisson:rate=40", "--duration=20", "--linear=10,80", "--max-batch-rows=8")
 
@@ -135,15 +140,28 @@ def test_tune_writes_a_file_that_costs_no_more_and_holds_what_was_asked_for(
 
 def test_tune_says_when_nothing_is_enough(config: Path) -> None:
     found = run(
-        "tune", config, "--arrivals=poisson:rate=900", "--duration=5", *SMALL[2:], "--model=digits"
+        "tune", config, "--arrivals=poisson:rate=900", "--duration=1", *SMALL[2:], "--model=digits"
     )
     assert found.exit_code == 0, found.output
     assert "none of them has 99.00% in time" in found.stderr
 
 
-def test_tune_says_when_all_turn_more_often_than_was_asked_for(config: Path) -> None:
-    steps = "--arrivals=step:20x5/200x5/20x5/200x5"
-    arguments = (steps, *SMALL[2:], "--model=digits", "--start=1", "--duration=20")
-    found = run("tune", config, *arguments, "--attainment=0.1", "--reversals=0")
-    assert found.exit_code == 0, found.output
-    assert "none of those has at most 0 reversals/h" in found.stderr
+def test_tune_says_when_all_turn_more_often_than_was_asked_for(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    goals: list[Goal] = []
+
+    def search(*arguments: object) -> tuple[Candidate, list[Candidate]]:
+        goals.extend(one for one in arguments if isinstance(one, Goal))
+        found = replace(figures(Book(np.empty(0)), 1.0, 1.0), reversals_per_hour=40.0)
+        best = Candidate(ModelPolicy(), 0, Run("tideserve", found, Book(np.empty(0))))
+        return best, [best]
+
+    monkeypatch.setattr("tideserve.sim.__main__.search", search)
+    seldom, often = (
+        run("tune", config, *SMALL, "--model=digits", f"--reversals={most}") for most in (39, 40)
+    )
+    assert seldom.exit_code == often.exit_code == 0, seldom.output
+    assert [goal.reversals_per_hour for goal in goals] == [39.0, 40.0]
+    assert "none of those has at most 39 reversals/h" in seldom.stderr
+    assert "none of" not in often.stderr

@@ -1,5 +1,6 @@
 """The policy against a queue that obeys it: stories, and what must hold in each."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -76,6 +77,22 @@ def test_flapping_load_does_not_flap_the_count() -> None:
     world = Served(lambda now_s: 200.0 if int(now_s / 2) % 2 else 20.0, FAST).run(120.0)
     assert changes(world.desired(20.0)) <= 20
     assert min(world.desired(20.0)) >= 2
+
+
+def test_more_is_kept_ready_the_more_of_the_growth_is_prepared_for() -> None:
+    """Ten seconds of 400 in every forty: a fifth of the moments before is within Tc of them."""
+
+    def waves(now_s: float) -> float:
+        return 400.0 if now_s % 40.0 >= 30.0 else 160.0
+
+    calm, bold = (
+        Served(waves, replace(FAST, growth_quantile=share), startup_s=5.0).run(300.0)
+        for share in (0.0, 1.0)
+    )
+    ratios = [world.decisions[-1][1].inputs["growth_ratio"] for world in (calm, bold)]
+    assert ratios[0] == 1.0
+    assert ratios[1] > 1.5
+    assert bold.replica_s > calm.replica_s
 
 
 def test_a_steady_load_has_a_steady_count() -> None:

@@ -48,8 +48,8 @@ class ModelPolicy:
     """One model's targets and bounds.
 
     `latency_target_s` None: the model's own, if it has one. `growth_quantile`: of the growth of
-    the rate within Tc, what is prepared for. `hold_factor`: k of H = k x Tc, unless `hold_s` fixes H. `idle_s`: with min_replicas 0, without arrivals for so long the
-    last replica goes. Lower `priority` numbers are served first where devices are short.
+    the rate within Tc, what is prepared for. `hold_factor`: k of H = k x Tc, unless `hold_s`
+    fixes H. `idle_s`: with min_replicas 0, without arrivals for so long the last replica goes. Lower `priority` numbers are served first where devices are short.
     """
 
     min_replicas: int = 1

@@ -1,8 +1,7 @@
 """ModelInfer and ModelStreamInfer: a message becomes a request of the core, and the core's
 word on it an answer."""
 
-from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import inf
 from typing import Final
 
@@ -32,15 +31,12 @@ from tideserve.server.models import ModelEntry, ModelTable
 from tideserve.server.payload import InferInputs
 from tideserve.server.plans import PlanCache
 from tideserve.server.service.messages import parse, sentence_of, status_of
+from tideserve.server.service.streams import Streams, StreamSlot
 from tideserve.server.shared_regions import SharedRegions
 from tideserve.server.wire import embedded
 from tideserve.v1.inference_pb2 import ModelInferRequest, ModelStreamInferResponse
 from tideserve.v1.metadata import STREAM_STATUS_PARAMETER
 
-# Requests of one stream without an answer; a stream whose caller sends faster is ended.
-MAX_STREAM_REQUESTS: Final = 4096
-# Answers of a stream that wait for one before them: two as large as may be, by default.
-MAX_STREAM_KEPT_BYTES: Final = 256 * 1024 * 1024
 # Answers up to this size leave together, once the last one of their batch is made: those of a
 # connection then share system calls (of 52 us of CPU a request that is 4). Larger ones leave while
 # they are in the cache.
@@ -57,25 +53,8 @@ class PendingRequest(Request):
     entry: ModelEntry
     inputs: InferInputs
     client_id: str
-    answer: "_StreamSlot | None" = None
+    answer: StreamSlot | None = None
     """Its place in its stream; None for a unary call."""
-
-
-@dataclass(slots=True, eq=False)
-class _StreamSlot:
-    """One answer of a stream, which leaves when those before it have left."""
-
-    payload: bytes | None = None
-    request: PendingRequest | None = None
-
-
-@dataclass(slots=True, eq=False)
-class _Stream:
-    deadline_s: float
-    slots: deque[_StreamSlot] = field(default_factory=deque)
-    kept_bytes: int = 0
-    """Of answers that wait for one before them."""
-    half_closed: bool = False
 
 
 class InferenceService:
@@ -92,7 +71,7 @@ class InferenceService:
         self._scheduler = scheduler
         self._front = front
         self._unary: dict[int, PendingRequest] = {}
-        self._streams: dict[int, _Stream] = {}
+        self._streams = Streams(front)
         self._requests = 0
         self.stopping = False
 
@@ -104,7 +83,7 @@ class InferenceService:
     @property
     def open_calls(self) -> int:
         """Calls without their answer."""
-        return len(self._unary) + sum(bool(stream.slots) for stream in self._streams.values())
+        return len(self._unary) + self._streams.waiting
 
     # --- calls in -------------------------------------------------------------------------
 
@@ -116,50 +95,34 @@ class InferenceService:
     def on_stream(self, call: Call, now_s: float) -> None:
         """A ModelStreamInfer began."""
         deadline_s = inf if call.time_left_s is None else now_s + call.time_left_s
-        self._streams[call.call_id] = _Stream(deadline_s)
+        self._streams.begin(call.call_id, deadline_s)
 
     def on_stream_message(self, event: StreamMessage, now_s: float) -> None:
         """One more request of a stream; what is wrong with it is answered in its place."""
-        stream = self._streams.get(event.call_id)
+        stream = self._streams.of(event.call_id)
         if stream is None:
             return
-        if len(stream.slots) >= MAX_STREAM_REQUESTS:
-            # Ends the stream: an answer to this request would need a place as well.
-            raise QueueFullError(
-                f"expected at most {MAX_STREAM_REQUESTS} unanswered requests in a stream: "
-                "read answers before sending more"
-            )
-        slot = _StreamSlot()
-        stream.slots.append(slot)
+        slot = stream.place()
         try:
-            if stream.kept_bytes > MAX_STREAM_KEPT_BYTES:
-                raise QueueFullError(
-                    f"{stream.kept_bytes} bytes of answers wait for one before them in their stream, "
-                    f"more than {MAX_STREAM_KEPT_BYTES}: wait for answers before sending more",
-                    pushback_ms=100,
-                )
+            stream.check_kept()
             slot.request = self._admit(event.payload, event.call_id, stream.deadline_s, slot, now_s)
         except TideserveError as error:
-            self._fill(event.call_id, stream, slot, _stream_error(error, *_names(event.payload)))
+            payload = _stream_error(error, *_names(event.payload))
+            self._streams.fill(event.call_id, slot, payload)
 
     def on_half_close(self, call_id: int) -> None:
         """The caller of a stream sends no more: it ends with its last answer."""
-        stream = self._streams.get(call_id)
-        if stream is not None:
-            stream.half_closed = True
-            self._flush(call_id, stream)
+        self._streams.half_close(call_id)
 
     def on_cancel(self, call_id: int, now_s: float) -> list[Action]:
         """The caller is gone."""
-        request = self._unary.pop(call_id, None)
-        if request is not None:
-            return self._cancel(request, now_s)
-        stream = self._streams.pop(call_id, None)
+        unary = self._unary.pop(call_id, None)
+        if unary is not None:
+            return self._cancel(unary, now_s)
         actions: list[Action] = []
-        if stream is not None:
-            for slot in stream.slots:
-                if slot.request is not None:
-                    actions += self._cancel(slot.request, now_s)
+        for request in self._streams.drop(call_id):
+            assert isinstance(request, PendingRequest)
+            actions += self._cancel(request, now_s)
         return actions
 
     # --- the core's word ------------------------------------------------------------------
@@ -233,7 +196,7 @@ class InferenceService:
         payload: bytes,
         call_id: int,
         deadline_s: float,
-        slot: _StreamSlot | None,
+        slot: StreamSlot | None,
         now_s: float,
     ) -> PendingRequest:
         if self.stopping:
@@ -330,27 +293,8 @@ class InferenceService:
         self._answer_slot(request, _stream_error(error, name, request.client_id))
 
     def _answer_slot(self, request: PendingRequest, payload: bytes) -> None:
-        slot = request.answer
-        stream = self._streams.get(request.call_id)
-        if slot is None or stream is None:
-            return
-        slot.request = None
-        self._fill(request.call_id, stream, slot, payload)
-
-    def _fill(self, call_id: int, stream: _Stream, slot: _StreamSlot, payload: bytes) -> None:
-        slot.payload = payload
-        stream.kept_bytes += len(payload)
-        self._flush(call_id, stream)
-
-    def _flush(self, call_id: int, stream: _Stream) -> None:
-        """Sends the answers whose turn it is, and ends a stream that is through."""
-        while stream.slots and (payload := stream.slots[0].payload) is not None:
-            stream.slots.popleft()
-            stream.kept_bytes -= len(payload)
-            self._front.send(call_id, payload)
-        if stream.half_closed and not stream.slots:
-            del self._streams[call_id]
-            self._front.end(call_id)
+        assert request.answer is not None, "a unary call has no place in a stream"
+        self._streams.fill(request.call_id, request.answer, payload)
 
 
 _INFER_RESPONSE: Final = ModelStreamInferResponse.INFER_RESPONSE_FIELD_NUMBER

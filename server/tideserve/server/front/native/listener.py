@@ -58,7 +58,8 @@ class Listeners:
                 epoll.register(fd, select.EPOLLIN)
 
     def accept(self, epoll: select.epoll, fd: int) -> Iterator[tuple[socket.socket, str]]:
-        """Those who wait at one of them, and gRPC's name for each. None where `fd` is no listener."""
+        """Those who wait at one of them, and gRPC's name for each. Nobody where `fd` is no
+        listener."""
         listener = self._sockets.get(fd)
         if listener is None:
             return
