@@ -40,6 +40,7 @@ RUN apt-get update -qq \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /var/lib/tideserve \
        --shell /usr/sbin/nologin tideserve \
     && install -d -o 10001 -g 10001 -m 0700 /var/lib/tideserve \
+    && install -d -o 10001 -g 10001 -m 0711 /run/tideserve \
     && install -d /models
 # The state folder becomes /var/lib/tideserve: token, records and logs of replicas.
 ENV PATH=/opt/tideserve/bin:$PATH \

@@ -22,6 +22,7 @@ ROOT: Final = Path(__file__).parents[2]
 COMPOSE: Final[dict[str, Any]] = yaml.safe_load((ROOT / "compose.yaml").read_text())
 NETWORK: Final = COMPOSE["networks"]["serving"]["name"]
 MODELS: Final = COMPOSE["volumes"]["models"]["name"]
+LINK: Final = COMPOSE["volumes"]["link"]["name"]
 SOCKET: Final = "/var/run/docker.sock"
 TOKEN: Final = "a-token-for-the-compose-test"
 LABEL: Final = "--filter=label=tideserve.owner=frontend:8001"
@@ -62,8 +63,8 @@ def run(name: str, image: str, *more: str) -> str:
 
 def _volume(text: str) -> str:
     source, _, rest = text.partition(":")
-    if source == "models":
-        return f"{MODELS}:{rest}"
+    if source in ("models", "link"):
+        return f"{COMPOSE['volumes'][source]['name']}:{rest}"
     return f"{ROOT / source}:{rest}" if source.startswith("./") else text
 
 
@@ -96,7 +97,7 @@ def services(image: str, models: Path) -> Iterator[tuple[str, str]]:
             sys.stdout.write(docker("logs", container))
         left = docker("ps", "--all", "--quiet", LABEL).split()
         docker("rm", "--force", "--volumes", *started, *left)
-        docker("volume", "rm", MODELS, *started)
+        docker("volume", "rm", MODELS, LINK, *started)
         docker("network", "rm", NETWORK)
 
 
@@ -110,6 +111,9 @@ def test_a_frontend_in_a_container_is_scaled_by_an_autoscaler_in_another(
         eventually(lambda: client.is_model_ready("identity"), timeout_s=40)
         check_identity(client)
         before = docker("ps", "--quiet", LABEL).split()
+        # Their connections are the socket's: none of them is counted at the port.
+        for container in before:
+            assert "joined unix:/run/tideserve/front.sock" in docker("logs", container)
         docker("kill", *before)
         check_identity(client)
         assert not set(before) & set(docker("ps", "--quiet", LABEL).split())

@@ -58,7 +58,8 @@ def linked(frontend: Frontend) -> Iterator[Link]:
     server.add_generic_rpc_handlers((frontend,))
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
-    link = Link(ReplicaSettings(replica_id="r1", address=f"127.0.0.1:{port}", token="t"))
+    address = f"127.0.0.1:{port}"
+    link = Link(ReplicaSettings(replica_id="r1", address=address, token="t"), address)
     try:
         yield link
     finally:

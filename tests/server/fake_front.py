@@ -75,6 +75,9 @@ class FakeFront:
         self.sent[call_id].append(payload)
         return True
 
+    def send_file(self, call_id: int, fd: int) -> bool:
+        return False
+
     def end(self, call_id: int) -> None:
         self._finish(call_id, lambda: self.ended.append(call_id))
 

@@ -187,10 +187,31 @@ def test_what_is_not_the_memory_that_was_meant_is_not_used(arena: Arena, tmp_pat
         assert open_arena(strange) is None
 
 
+def test_memory_whose_file_was_passed_is_mapped_from_it_alone(arena: Arena, tmp_path: Path) -> None:
+    """In a container the path means something else, or nothing."""
+    message = arena.message(file_sent=True)
+    assert open_arena(message) is None
+    message.path = "/nowhere"
+    file = os.dup(arena.file)
+    replica = open_arena(message, file)
+    assert replica is not None
+    offsets = arena.place(1, [[b"lease"]])
+    assert offsets is not None
+    assert bytes(replica.tensor(offsets[0], 5)) == b"lease"
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(file)
+    strange = os.open(tmp_path / "other", os.O_RDWR | os.O_CREAT)
+    os.ftruncate(strange, message.end)
+    assert open_arena(message, strange) is None
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(strange)
+
+
 def test_views_outlive_a_closed_arena() -> None:
     arenas = Arenas(CAPACITY_BYTES)
-    message = arenas.open("r")
-    assert message is not None
+    opened = arenas.open("r")
+    assert opened is not None
+    message = opened.message()
     assert arenas.of("r") is None
     replica = open_arena(message)
     arenas.on_mapped("r")

@@ -195,6 +195,7 @@ def _launcher(plan: Plan, on_exit: Callable[[], None]) -> _OpenLauncher:
             image=section.image,
             frontend_address=section.frontend_address,
             models_source=section.models_source,
+            link_source=section.link_source,
             models_path=section.models_path,
             owner=section.owner,
             network=section.network,

@@ -102,6 +102,12 @@ class DockerSection(Section):
         description="Where it is mounted, read-only; must be its path as the frontend has it. "
         "By default the same path, or /models for a volume.",
     )
+    link_source: str = Field(
+        default="",
+        description="The frontend's --link-folder: a path of the engine's machine, or a volume's "
+        "name. The containers dial its socket and share memory with the frontend; by default "
+        "they dial frontend_address alone.",
+    )
     network: str = Field(
         default="", description="The containers' network; by default the engine's."
     )

@@ -91,28 +91,36 @@ def size_of(data: Data) -> int:
     return len(data) if isinstance(data, bytes) else data.nbytes
 
 
-def open_arena(message: replica_pb2.Arena) -> Arena | None:
-    """Maps it. None where this process cannot: another machine, container or user."""
+def open_arena(message: replica_pb2.Arena, file: int | None = None) -> Arena | None:
+    """Maps it, from the file that the frontend passed where it did so; closes that. None where
+    this process cannot: another machine, or a container or user without a unix socket."""
     try:
-        return Arena(_map(message), message.outcome_begin, message.end)
+        file = _open(message) if file is None else file
+        try:
+            return Arena(_map(message, file), message.outcome_begin, message.end)
+        finally:
+            os.close(file)
     except (OSError, ValueError, ArenaError) as error:
         _LOG.info("tensors travel in messages, for the frontend's memory is not shared: %s", error)
         return None
 
 
-def _map(message: replica_pb2.Arena) -> mmap.mmap:
+def _open(message: replica_pb2.Arena) -> int:
+    path = message.path
+    if message.file_sent:
+        raise ArenaError("expected the memory's file beside the Welcome, got none")
     # In another container the same path may be anything: nothing but a plain file is opened.
-    if not Path(message.path).is_file():
-        raise ArenaError(f"expected memory at {message.path}, got something else")
-    file = os.open(message.path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-    try:
-        size_bytes = os.fstat(file).st_size
-        if size_bytes != message.end:
-            raise ArenaError(f"expected {message.end} bytes at {message.path}, got {size_bytes}")
-        memory = mmap.mmap(file, size_bytes)
-    finally:
-        os.close(file)
+    if not Path(path).is_file():
+        raise ArenaError(f"expected memory at {path}, got something else")
+    return os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+
+
+def _map(message: replica_pb2.Arena, file: int) -> mmap.mmap:
+    size_bytes = os.fstat(file).st_size
+    if size_bytes != message.end:
+        raise ArenaError(f"expected {message.end} bytes of memory, got {size_bytes}")
+    memory = mmap.mmap(file, size_bytes)
     if memory[: len(message.key)] != message.key:
         memory.close()
-        raise ArenaError(f"expected the frontend's key at {message.path}, got another")
+        raise ArenaError("expected memory that begins with the frontend's key, got another")
     return memory

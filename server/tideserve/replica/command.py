@@ -15,6 +15,9 @@ app = typer.Typer(add_completion=False)
 def replica(
     replica_id: Annotated[str, typer.Option(help="The id that was announced to the frontend.")],
     address: Annotated[str, typer.Option(help="The frontend's HOST:PORT.")],
+    local_address: Annotated[
+        str, typer.Option(help="unix:/PATH, dialled in its place while somebody listens there.")
+    ] = "",
     device: Annotated[str, typer.Option(help="cpu or gpu:INDEX.")] = "cpu",
     threads: Annotated[
         int, typer.Option(min=0, help="Threads of the model; 0: the runtime's default.")
@@ -42,6 +45,7 @@ def replica(
         ReplicaSettings(
             replica_id=replica_id,
             address=address,
+            local_address=local_address,
             token=_token(token_file),
             device=device,
             threads=threads,

@@ -48,9 +48,9 @@ _JOIN_REFUSALS: Final = frozenset(
 class Link:
     """One life's calls. They connect when they begin; `close` from any thread ends them all."""
 
-    def __init__(self, settings: ReplicaSettings) -> None:
+    def __init__(self, settings: ReplicaSettings, address: str) -> None:
         self._settings = settings
-        address = settings.address
+        self.address = address
         metadata = ((TOKEN_METADATA_KEY, settings.token),)
         self._join = MessageStream(address, f"/{REPLICA_SERVICE}/Join", metadata)
         # Bytes in and out: `wire` writes and reads these messages.
@@ -85,6 +85,10 @@ class Link:
         if code is Code.FAILED_PRECONDITION:
             raise CallRefusedError(text)
         raise CallBrokenError(text)
+
+    def take_file(self) -> int | None:
+        """The memory that came with the last Welcome; the caller's to close. Any thread."""
+        return self._join.take_file()
 
     def exchange(self, message: bytes) -> bytes:
         """One Exchange. Raises `CallBrokenError` and `CallRefusedError`."""

@@ -36,6 +36,7 @@ from tideserve.replica.link import Link
 from tideserve.replica.loading import Assignment, Loaded, NotLoaded, load
 from tideserve.replica.runner import FRAME_BYTES
 from tideserve.replica.settings import Device, ExitCode, ReplicaSettings
+from tideserve.replica.sockets import nearest_of
 from tideserve.replica.wire import RequestWriter
 from tideserve.v1.model_config_pb2 import ModelConfig
 from tideserve.v1.replica_pb2 import BeatRequest, Command
@@ -93,7 +94,8 @@ class Process:
     def _live(self) -> None:
         """One Join, from dialling to its end. Raises `LeaveError`."""
         self._lives += 1
-        life = Life(self._lives, Link(self._settings), monotonic())
+        address = nearest_of(self._settings.local_address, self._settings.address)
+        life = Life(self._lives, Link(self._settings, address), monotonic())
         reader = Thread(target=self._read_commands, args=(life,), name="life-line", daemon=True)
         reader.start()
         try:
@@ -189,8 +191,8 @@ class Process:
         life.beat_interval_s = welcome.beat_interval_s or DEFAULT_BEAT_INTERVAL_S
         life.max_message_bytes = welcome.max_message_bytes or UNLIMITED_BYTES
         if welcome.HasField("arena"):
-            life.arena = open_arena(welcome.arena)
-        _LOG.info("joined %s in epoch %d", self._settings.address, life.epoch)
+            life.arena = open_arena(welcome.arena, life.link.take_file())
+        _LOG.info("joined %s in epoch %d", life.link.address, life.epoch)
 
     def _on_assign(self, life: Life, command: Command) -> None:
         assign = command.assign

@@ -42,7 +42,8 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaSettings:
-    """`address` is the frontend's HOST:PORT or unix:/PATH. `device` is where it computes, as this
+    """`address` is the frontend's HOST:PORT or unix:/PATH, `local_address` a unix:/PATH that is dialled instead
+    as long as somebody listens there (empty: none). `device` is where it computes, as this
     process sees it, and `device_name` what others call it (empty: the same). `threads` bounds the model's own threads, 0: the
     runtime's default. `launched_at` is the unix time of the launcher's request, None when
     started by hand. `reconnect_s` is how long it looks for a frontend that knows it."""
@@ -50,6 +51,7 @@ class ReplicaSettings:
     replica_id: str
     address: str
     token: str = ""
+    local_address: str = ""
     device: str = "cpu"
     device_name: str = ""
     threads: int = 0
@@ -66,6 +68,8 @@ class ReplicaSettings:
         is_port = port.isascii() and port.isdigit() and 0 < int(port) < 65536
         if not self.address.startswith("unix:/") and not (host and is_port):
             raise SettingsError(f"address: expected HOST:PORT or unix:/PATH, got {self.address!r}")
+        if self.local_address and not self.local_address.startswith("unix:/"):
+            raise SettingsError(f"local-address: expected unix:/PATH, got {self.local_address!r}")
         if not (self.token.isascii() and self.token.isprintable()):
             raise SettingsError("token: expected printable ASCII characters")
         if self.threads < 0:

@@ -1,5 +1,7 @@
 """A blocking socket that speaks HTTP/2 for one thread, which waits for answers in the kernel."""
 
+import logging
+import os
 import socket
 import struct
 from time import monotonic
@@ -8,6 +10,7 @@ from typing import Final
 from tideserve.replica.errors import Http2Error
 from tideserve.replica.http2 import CallConnection
 
+_LOG: Final = logging.getLogger(__name__)
 _CONNECT_TIMEOUT_S: Final = 2.0
 _READ_BYTES: Final = 65_536
 _LARGE_READ_BYTES: Final = 1 << 20
@@ -33,8 +36,12 @@ class CallSocket:
     `Http2Error`.
     """
 
-    def __init__(self, sock: socket.socket, request_headers: bytes) -> None:
+    def __init__(
+        self, sock: socket.socket, request_headers: bytes, *, takes_files: bool = False
+    ) -> None:
         self._socket = sock
+        self._takes_files = takes_files
+        self._file: int | None = None
         self.protocol = CallConnection(request_headers)
         self._used_s = monotonic()
 
@@ -64,12 +71,19 @@ class CallSocket:
             self._socket.sendall(out)
         wanted = min(max(_READ_BYTES, protocol.expected_bytes), _LARGE_READ_BYTES)
         try:
-            data = self._socket.recv(wanted)
+            data = (
+                self._receive_with_file(wanted) if self._takes_files else self._socket.recv(wanted)
+            )
         except BlockingIOError as error:
             raise TimeoutError("expected an answer in time, got none") from error
         if not data:
             raise ConnectionResetError("the server closed the connection")
         protocol.receive(data)
+
+    def take_file(self) -> int | None:
+        """The latest open file that came beside the bytes; the caller's to close."""
+        file, self._file = self._file, None
+        return file
 
     def left_alone(self) -> None:
         """Nothing reads it from now on: `lives` looks after it."""
@@ -98,6 +112,20 @@ class CallSocket:
 
     def close(self) -> None:
         self._socket.close()
+        self._close_file()
+
+    def _receive_with_file(self, wanted: int) -> bytes:
+        data, files, _, _ = socket.recv_fds(self._socket, wanted, 1)
+        if files:
+            self._close_file()
+            os.set_inheritable(files[0], False)  # Python 3.11 drops MSG_CMSG_CLOEXEC
+            self._file = files[0]
+        return data
+
+    def _close_file(self) -> None:
+        file = self.take_file()
+        if file is not None:
+            os.close(file)
 
 
 def open_socket(address: str) -> socket.socket:
@@ -121,6 +149,18 @@ def open_socket(address: str) -> socket.socket:
         tcp.setsockopt(*option)
     tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNACKNOWLEDGED_MS)
     return tcp
+
+
+def nearest_of(local_address: str, address: str) -> str:
+    """`local_address` where somebody listens there now, else `address`."""
+    if not local_address:
+        return address
+    try:
+        open_socket(local_address).close()
+    except OSError as error:
+        _LOG.warning("%s is dialled, for %s cannot be: %s", address, local_address, error)
+        return address
+    return local_address
 
 
 def authority_of(address: str) -> str:

@@ -1,5 +1,6 @@
 """One gRPC call that is answered with messages for as long as it lasts, read by its thread."""
 
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Final
@@ -16,14 +17,16 @@ _OPEN_TIMEOUT_S: Final = 10
 class MessageStream:
     """Owns the connection of the one call. `messages` once; `close` from any thread ends it.
 
-    `ending` is there when the server has ended the call.
+    `ending` is there when the server has ended the call. A file that the server passes is there
+    (`take_file`) before the message that is sent after it.
     """
 
     def __init__(self, address: str, path: str, metadata: Sequence[tuple[str, str]]) -> None:
         self._address = address
         self._request_headers = request_block(path, authority_of(address), None, metadata)
-        self._lock = threading.Lock()  # guards the two below
+        self._lock = threading.Lock()  # guards the three below
         self._socket: CallSocket | None = None
+        self._file: int | None = None
         self._closed = False
         self.ending: Ending | None = None
 
@@ -48,15 +51,32 @@ class MessageStream:
                 self._socket = None
                 connection.close()
 
+    def take_file(self) -> int | None:
+        """The latest open file that came; the caller's to close. Any thread."""
+        with self._lock:
+            file, self._file = self._file, None
+            return file
+
     def close(self) -> None:
         """Ends the call, now or when it begins."""
         with self._lock:
             self._closed = True
             if self._socket is not None:
                 self._socket.shut_down()
+        file = self.take_file()
+        if file is not None:
+            os.close(file)
+
+    def _keep(self, file: int) -> None:
+        with self._lock:
+            unwanted: int | None = file
+            if not self._closed:
+                unwanted, self._file = self._file, file
+        if unwanted is not None:
+            os.close(unwanted)
 
     def _connect(self) -> CallSocket:
-        connection = CallSocket(open_socket(self._address), self._request_headers)
+        connection = CallSocket(open_socket(self._address), self._request_headers, takes_files=True)
         with self._lock:
             if self._closed:
                 connection.close()
@@ -73,6 +93,9 @@ class MessageStream:
                 connection.turn()
             except (OSError, Http2Error) as error:
                 broken = error
+            file = connection.take_file()
+            if file is not None:
+                self._keep(file)
             # What came before the break was said.
             yield from reader.read(protocol.take_body())
             if broken is not None:

@@ -69,6 +69,13 @@ def serve(
         int,
         typer.Option(help="Memory shared with each local replica, each way; 0: none."),
     ] = 64 * 1024 * 1024,
+    link_folder: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder with a socket for replicas in containers of this machine, which are given "
+            "it as a volume and share memory with the server."
+        ),
+    ] = None,
     max_connections: Annotated[int | None, typer.Option(help="Connections at a time.")] = None,
     max_concurrent_streams: Annotated[int, typer.Option(help="Calls a connection.")] = 4096,
     keepalive_time_s: Annotated[float, typer.Option(help="Idle time before a ping.")] = 7200.0,
@@ -100,6 +107,7 @@ def serve(
                     keepalive_timeout_s=keepalive_timeout_s,
                     tls=_tls(tls_cert, tls_key, tls_client_ca),
                     own_folder=_state_folder(),
+                    link_folder=None if link_folder is None else link_folder.absolute(),
                 ),
                 front_kind=front,
                 http_port=http_port,

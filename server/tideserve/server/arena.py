@@ -68,15 +68,22 @@ class Arena:
             self.is_mapped = True
             os.close(self._file)
 
-    def message(self) -> replica_pb2.Arena:
-        """For Welcome. The path is one that this user's processes on this machine can open."""
-        assert not self.is_mapped, "the path is closed"
+    @property
+    def file(self) -> int:
+        """The open memfd, for whoever is to map it."""
+        assert not self.is_mapped, "the file is closed"
+        return self._file
+
+    def message(self, *, file_sent: bool = False) -> replica_pb2.Arena:
+        """For Welcome. The path is one that this user's processes on this machine can open;
+        `file_sent`: the replica has the file already."""
         return replica_pb2.Arena(
-            path=f"/proc/{os.getpid()}/fd/{self._file}",
+            path=f"/proc/{os.getpid()}/fd/{self.file}",
             key=self._key,
             lease_begin=self._lease_begin,
             outcome_begin=self._outcome_begin,
             end=self._end,
+            file_sent=file_sent,
         )
 
     def tend(self, held: Mapping[int, object], now_s: float) -> None:
@@ -158,8 +165,8 @@ class Arenas:
         self._capacity_bytes = capacity_bytes
         self._arenas: dict[str, Arena] = {}
 
-    def open(self, replica_id: str) -> replica_pb2.Arena | None:
-        """A new life's arena, for its Welcome; without one, tensors travel in the messages."""
+    def open(self, replica_id: str) -> Arena | None:
+        """A new life's arena; without one, tensors travel in the messages."""
         self.close(replica_id)
         if not self._capacity_bytes:
             return None
@@ -169,7 +176,7 @@ class Arenas:
             logger.warning("replica %s gets no shared memory: %s", replica_id, error)
             return None
         self._arenas[replica_id] = arena
-        return arena.message()
+        return arena
 
     def of(self, replica_id: str) -> Arena | None:
         """What its leases may lie in: None until it says that it has mapped it."""

@@ -73,6 +73,21 @@ def test_models_are_mounted_read_only_where_the_frontend_has_them() -> None:
     assert "mounts" not in plan(DockerSettings()).host
 
 
+def test_the_frontends_socket_is_dialled_where_it_is_mounted() -> None:
+    made = plan(DockerSettings(frontend_address="f:1", link_source="/srv/link"))
+    assert "--address=f:1" in made.container["command"]
+    assert "--local-address=unix:/run/tideserve/front.sock" in made.container["command"]
+    (mount,) = made.host["mounts"]
+    assert (mount["Type"], mount["Source"], mount["Target"], mount["ReadOnly"]) == (
+        "bind",
+        "/srv/link",
+        "/run/tideserve",
+        True,
+    )
+    (models, link) = plan(DockerSettings(models_source="m", link_source="volume")).host["mounts"]
+    assert (models["Source"], link["Type"], link["Source"]) == ("m", "volume", "volume")
+
+
 def test_a_replica_on_a_gpu_sees_that_one_only_as_its_first() -> None:
     made = plan(device="gpu:3")
     assert made.host["device_requests"] == [{"device_ids": ["3"], "capabilities": [["gpu"]]}]
@@ -156,7 +171,12 @@ def test_an_end_is_said_in_words(ending: Ending, cause: str) -> None:
         (404, "No such image: tideserve:cpu", "docker build --target cpu -t tideserve:cpu"),
         (404, "network serving not found", "docker network create serving"),
         (409, 'Conflict. The container name "/a" is already in use', "docker rm -f a"),
-        (400, "bind source path does not exist: /srv/models", "expected a folder there"),
+        (
+            400,
+            "bind source path does not exist: /srv/models",
+            "models_source '/srv/models' does not",
+        ),
+        (400, "bind source path does not exist: /run/link", "link_source '/run/link' does not"),
         (500, "could not select device driver", "NVIDIA Container Toolkit"),
         (500, "fork/exec: cannot allocate memory", "has not the memory"),
         (500, "Bind for 0.0.0.0:1 failed: port is already allocated", "a port of container a"),
@@ -164,5 +184,7 @@ def test_an_end_is_said_in_words(ending: Ending, cause: str) -> None:
     ],
 )
 def test_a_refusal_says_what_to_do(status: int, said: str, words: str) -> None:
-    settings = DockerSettings(network="serving", models_source="/srv/models")
+    settings = DockerSettings(
+        network="serving", models_source="/srv/models", link_source="/run/link"
+    )
     assert words in refusal_in_words(EngineRefusedError(status, said), "a", settings)

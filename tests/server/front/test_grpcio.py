@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from tideserve.server.errors import CertificateError
+from tideserve.server.errors import CertificateError, UnsupportedFrontError
 from tideserve.server.front import Call, FrontSettings, StreamMessage, TlsFiles, event_queue
 from tideserve.server.front.grpcio import GrpcioFront
 from tideserve.v1.methods import Kind
@@ -316,3 +316,8 @@ def test_a_stream_is_read_no_further_than_the_bound_and_loses_nothing(
         plain_front.end(call.call_id)
         assert list(answers) == []
     assert got == list(range(messages))
+
+
+def test_a_folder_for_containers_would_lead_past_certificates(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedFrontError, match="--link-folder: expected the native front"):
+        GrpcioFront(METHODS, FrontSettings(link_folder=tmp_path))

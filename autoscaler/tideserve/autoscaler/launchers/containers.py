@@ -14,6 +14,7 @@ from tideserve.autoscaler.launchers.engine import (
     Ending,
     EngineRefusedError,
 )
+from tideserve.v1.link import LINK_MOUNT, LINK_SOCKET
 
 OWNER: Final = "tideserve.owner"
 REPLICA: Final = "tideserve.replica"
@@ -38,7 +39,8 @@ class DockerSettings:
     `frontend_address` is HOST:PORT as containers reach the frontend. `models_source` is a
     path of the engine's machine or the name of a volume; it is mounted, read-only, at
     `models_path`, which must be the repository's path as the frontend has it (empty: the
-    same path, or /models for a volume). `owner` marks the containers of one frontend and
+    same path, or /models for a volume). `link_source`, a path or volume too, has the frontend's
+    unix socket, which is dialled before `frontend_address`. `owner` marks the containers of one frontend and
     must be unique on an engine (empty: `frontend_address`). `network`, `user` empty: the
     engine's and the image's. `memory_bytes`, `cpus` 0: not limited; a replica's own
     `memory_bytes` goes before. `tmp_bytes` is the size of /tmp, the only place to write to.
@@ -49,6 +51,7 @@ class DockerSettings:
     frontend_address: str = ""
     models_source: str = ""
     models_path: str = ""
+    link_source: str = ""
     owner: str = ""
     network: str = ""
     user: str = ""
@@ -98,6 +101,8 @@ def plan_of(
         f"--device={'gpu:0' if is_gpu else spec.device}",
         f"--threads={spec.threads}",
     ]
+    if settings.link_source:
+        command.append(f"--local-address=unix:{LINK_MOUNT}/{LINK_SOCKET}")
     if not prepared:
         command.append(f"--launched-at={now_s:.6f}")
     environment = {"TIDESERVE_TOKEN": spec.token, "HOME": "/tmp"}  # noqa: S108 - a tmpfs of its own
@@ -168,8 +173,10 @@ def refusal_in_words(error: EngineRefusedError, name: str, settings: DockerSetti
             f"`docker rm -f {name}` removes it ({said})"
         )
     if "bind source path does not exist" in lower:
+        missing = said.rpartition(": ")[2]
+        key = "link_source" if missing == settings.link_source else "models_source"
         return (
-            f"models_source {settings.models_source!r} does not exist on the engine's machine: "
+            f"{key} {missing!r} does not exist on the engine's machine: "
             "expected a folder there, or the name of a volume"
         )
     if "could not select device driver" in lower:
@@ -224,8 +231,9 @@ def _host(spec: ReplicaSpec, settings: DockerSettings, *, is_gpu: bool) -> dict[
     }
     if settings.network:
         host["network_mode"] = settings.network
-    if settings.models_source:
-        host["mounts"] = [_mount(settings)]
+    folders = (settings.models_source, settings.mount_path), (settings.link_source, LINK_MOUNT)
+    if mounts := [_mount(source, target) for source, target in folders if source]:
+        host["mounts"] = mounts
     memory_bytes = spec.memory_bytes or settings.memory_bytes
     if memory_bytes:
         # Equal: no swap, which would hide the shortage behind slow answers.
@@ -240,12 +248,12 @@ def _host(spec: ReplicaSpec, settings: DockerSettings, *, is_gpu: bool) -> dict[
     return host
 
 
-def _mount(settings: DockerSettings) -> dict[str, Any]:
-    is_path = settings.models_source.startswith("/")
+def _mount(source: str, target: str) -> dict[str, Any]:
+    is_path = source.startswith("/")
     mount: dict[str, Any] = {
         "Type": "bind" if is_path else "volume",
-        "Source": settings.models_source,
-        "Target": settings.mount_path,
+        "Source": source,
+        "Target": target,
         "ReadOnly": True,
     }
     if not is_path:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
+from tideserve.v1.link import LINK_SOCKET
+
 # Names, shapes and counts of a lease or an answer; a megabyte is thousands of tensors.
 ANSWER_HEAD_BYTES: Final = 1024 * 1024
 # unix(7): 108 bytes with the one that ends it.
@@ -97,6 +99,10 @@ class Front(Protocol):
     def send(self, call_id: int, payload: bytes) -> bool:
         """Sends one message on a streaming call. False: the call is already gone."""
 
+    def send_file(self, call_id: int, fd: int) -> bool:
+        """Passes an open file, of which it makes a copy, to a call's client ahead of what is sent
+        next. False: this connection carries none."""
+
     def end(self, call_id: int) -> None:
         """Ends a streaming call with OK, after what was sent."""
 
@@ -122,7 +128,8 @@ class FrontSettings:
 
     This machine's own replicas come in plain text over the unix socket `own_socket(port)`, in a
     folder that only this user can enter: it costs less than the port, and with `tls` they have no
-    certificates to show.
+    certificates to show. Replicas in containers do so over `link_socket`, in a folder that they are
+    given; the native front only.
     """
 
     host: str = "127.0.0.1"
@@ -134,6 +141,12 @@ class FrontSettings:
     keepalive_timeout_s: float = 20.0
     tls: TlsFiles | None = None
     own_folder: Path | None = None
+    link_folder: Path | None = None
+
+    @property
+    def link_socket(self) -> Path | None:
+        """Where replicas in containers of this machine reach the server; None: at the port."""
+        return None if self.link_folder is None else self.link_folder / LINK_SOCKET
 
     @property
     def max_answer_bytes(self) -> int:

@@ -34,6 +34,14 @@ def own_socket_error(path: Path, reason: str) -> StartError:
     )
 
 
+def link_socket_error(path: Path, reason: str) -> StartError:
+    """The error for the unix socket of replicas in containers."""
+    return StartError(
+        f"--link-folder: the socket {path} cannot be bound: {reason}; expected a folder of this "
+        f"server alone, and a path of at most {MAX_SOCKET_PATH_BYTES} bytes"
+    )
+
+
 def why_unbindable(host: str, port: int) -> tuple[int | None, str]:
     """Errno and reason of a bind to `host:port`, tried once; (None, "") when it works.
 

@@ -15,6 +15,7 @@ from typing import Final
 import grpc
 import grpc.aio
 
+from tideserve.server.errors import UnsupportedFrontError
 from tideserve.server.front import (
     Call,
     Cancel,
@@ -85,6 +86,11 @@ class GrpcioFront:
     """
 
     def __init__(self, methods: Sequence[tuple[str, Kind]], settings: FrontSettings) -> None:
+        if settings.link_folder is not None:
+            raise UnsupportedFrontError(
+                "--link-folder: expected the native front without TLS: the other one cannot pass "
+                "memory on, and the folder's socket would lead past certificates"
+            )
         self._settings = settings
         self._ids = itertools.count(1)
         self._handlers = {path: self._handler(path, kind) for path, kind in methods}
@@ -173,6 +179,10 @@ class GrpcioFront:
         stream.messages_in += 1
         self._post(stream, payload)
         return True
+
+    def send_file(self, call_id: int, fd: int) -> bool:  # noqa: ARG002 - a front's
+        """False: grpcio does not hand its sockets out."""
+        return False
 
     def end(self, call_id: int) -> None:
         """Ends a streaming call with OK, after what was sent."""

@@ -34,6 +34,7 @@ from tideserve.server.models import ModelKey, ModelState, ModelTable
 from tideserve.server.repository.spec import is_complete
 from tideserve.server.service.leases import encode_dispatch, read_outcome
 from tideserve.server.service.messages import parse
+from tideserve.v1 import replica_pb2
 from tideserve.v1.replica_pb2 import (
     Assign,
     BatchFailure,
@@ -122,7 +123,7 @@ class ReplicaService:
             epoch=epoch,
             beat_interval_s=BEAT_INTERVAL_S,
             max_message_bytes=self._max_message_bytes,
-            arena=self._arenas.open(replica_id),
+            arena=self._open_arena(call, replica_id),
         )
         self._command(replica_id, Command(welcome=welcome))
         replica = self._scheduler.members.get(replica_id)
@@ -291,6 +292,13 @@ class ReplicaService:
             self.info.pop(replica_id, None)
 
     # --- inside ---------------------------------------------------------------------------
+
+    def _open_arena(self, call: Call, replica_id: str) -> replica_pb2.Arena | None:
+        """Its memory for this life, handed over where its connection can carry a file."""
+        arena = self._arenas.open(replica_id)
+        if arena is None:
+            return None
+        return arena.message(file_sent=self._front.send_file(call.call_id, arena.file))
 
     def _tend_arena(self, replica_id: str, now_s: float) -> Arena | None:
         """Its arena, with room for what it no longer holds."""

@@ -4,12 +4,14 @@ greedy. What both fronts must do is in `tests/server/front/test_front.py`."""
 import errno
 import gzip
 import logging
+import os
 import select
 import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from hpack import Decoder, Encoder
@@ -59,11 +61,17 @@ def request(
 
 
 class Client:
-    """A socket, and the frames that came out of it."""
+    """A socket, to the port or a path, and the frames that came out of it."""
 
-    def __init__(self, front: NativeFront, host: str = "127.0.0.1") -> None:
+    def __init__(
+        self, front: NativeFront, host: str = "127.0.0.1", path: Path | None = None
+    ) -> None:
         self._front = front
-        self.socket = socket.create_connection((host, front.port), timeout=WAIT_S)
+        if path is None:
+            self.socket = socket.create_connection((host, front.port), timeout=WAIT_S)
+        else:
+            self.socket = socket.socket(socket.AF_UNIX)
+            self.socket.connect(str(path))
         self.socket.sendall(http2.PREFACE + http2.settings({}))
         self.socket.setblocking(False)
         self.got = b""
@@ -329,6 +337,37 @@ def test_a_mistake_while_a_request_is_inflated_ends_one_connection(
         assert bad.kinds()[-1] == http2.GOAWAY
         good.echo(3)
     assert "failed inside the server" in caplog.text
+
+
+def test_a_file_goes_ahead_of_what_is_sent_next_over_a_unix_socket(
+    make: Make, tmp_path: Path
+) -> None:
+    front = make(link_folder=tmp_path)
+    read, write = os.pipe()
+    os.write(write, b"text")
+    os.close(write)
+    before = set(Path("/proc/self/fd").iterdir())
+    with Client(front, path=tmp_path / "front.sock") as client, Client(front) as other:
+        call = client.call(1)
+        assert front.send_file(call.call_id, read)
+        assert not front.send_file(call.call_id, read), "one at a time"
+        assert front.respond(call.call_id, b"answer")
+        assert not front.send_file(other.call(1).call_id, read), "a port carries none"
+        front.recv(1, 0.0)
+        data, files, _, _ = socket.recv_fds(client.socket, 65_536, 2)
+        assert b"answer" in data
+        (file,) = files
+        assert os.read(file, 100) == b"text"
+        os.close(file)
+        client.got += data
+        client.echo(3)
+        # One that nobody reads any more is closed with its connection.
+        assert front.send_file(client.call(5).call_id, read)
+    while front._links:
+        front.recv(10, 0.01)
+    assert not front.send_file(call.call_id, read), "it is gone"
+    assert set(Path("/proc/self/fd").iterdir()) == before
+    os.close(read)
 
 
 def test_close_tells_every_client(make: Make) -> None:

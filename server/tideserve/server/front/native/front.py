@@ -160,6 +160,12 @@ class NativeFront:
         self._dirty.add(link)
         return link.calls.send(call_id & STREAM_MASK, payload)
 
+    def send_file(self, call_id: int, fd: int) -> bool:
+        """Passes a copy of an open file to a call's client ahead of what is sent next. False: only
+        unix sockets carry files."""
+        link = self._links.get(call_id >> STREAM_BITS)
+        return link is not None and link.pass_file(fd)
+
     def end(self, call_id: int) -> None:
         """Ends a streaming call with OK, after what was sent."""
         link = self._links.get(call_id >> STREAM_BITS)

@@ -1,6 +1,7 @@
 """A client's socket and the connection that it carries."""
 
 import logging
+import os
 import select
 import socket
 from typing import Final
@@ -29,6 +30,7 @@ class Link:
     """Owns the socket. `interest` is what it is to be waited for: epoll's mask."""
 
     __slots__ = (
+        "_file",
         "_socket",
         "calls",
         "connection",
@@ -45,6 +47,7 @@ class Link:
         self, sock: socket.socket, shared: Shared, number: int, peer: str, now_s: float
     ) -> None:
         self._socket = sock
+        self._file: int | None = None  # on its way to the client
         self.fd = sock.fileno()
         self.number = number
         self.peer = peer
@@ -100,7 +103,10 @@ class Link:
         try:
             while outbox.waiting_bytes:
                 pieces = outbox.take(_MAX_PIECES)
-                if len(pieces) == 1:
+                if self._file is not None:
+                    sent = socket.send_fds(self._socket, pieces, [self._file])
+                    self._close_file()
+                elif len(pieces) == 1:
                     sent = self._socket.send(pieces[0])
                 elif outbox.waiting_bytes <= _JOIN_BYTES:
                     sent = self._socket.send(b"".join(pieces))
@@ -113,6 +119,14 @@ class Link:
             logger.debug("%s: %s", self.peer, error)
             return False
         self.calls.forget_ended()
+        return True
+
+    def pass_file(self, fd: int) -> bool:
+        """Sends a copy of an open file with what is sent next. False: another one waits, or this
+        socket carries none."""
+        if self._socket.family != socket.AF_UNIX or self._file is not None:
+            return False
+        self._file = os.dup(fd)
         return True
 
     def _leave(self, code: int, why: str) -> None:
@@ -146,3 +160,9 @@ class Link:
         """Closes the socket, and ends the calls that were left: `connection.take_events`."""
         self.calls.on_lost()
         self._socket.close()
+        self._close_file()
+
+    def _close_file(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None

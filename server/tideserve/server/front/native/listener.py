@@ -4,29 +4,34 @@ import errno
 import logging
 import select
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from tideserve.server.errors import StartError
 from tideserve.server.front import FrontSettings
-from tideserve.server.front.address import bind_error, own_socket_error
+from tideserve.server.front.address import bind_error, link_socket_error, own_socket_error
 
 logger = logging.getLogger(__name__)
 
 _BACKLOG: Final = 1024
 _ACCEPTS: Final = 64  # in a turn
+# Who may call at the port may call here: what counts is the token.
+_LINK_FOLDER_MODE: Final = 0o711
+_LINK_SOCKET_MODE: Final = 0o666
 _OUT_OF_FILES: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
 
 class Listeners:
-    """Owns the sockets where clients come in: the port's, and the file's of this machine's replicas.
+    """Owns the sockets where clients come in: the port's, and the files' of this machine's replicas.
 
     They are waited for with an epoll, but not while this process has no more files.
     """
 
     def __init__(self) -> None:
         self._sockets: dict[int, socket.socket] = {}
-        self._file: Path | None = None
+        self._files: list[Path] = []
         self._is_waited_for = False
         self._is_out_of_files = False
         self.port = 0
@@ -40,15 +45,15 @@ class Listeners:
             raise bind_error(settings.host, settings.port, error.errno, str(error)) from error
         self._sockets[listener.fileno()] = listener
         self.port = int(listener.getsockname()[1])
-        self._file = settings.own_socket(self.port)
-        if self._file is not None:
-            try:
-                own = listen_on_file(self._file)
-            except OSError as error:
-                listener.close()
-                self._sockets.clear()
-                raise own_socket_error(self._file, str(error)) from error
-            self._sockets[own.fileno()] = own
+        own, link = settings.own_socket(self.port), settings.link_socket
+        try:
+            if own is not None:
+                self._open_file(own, listen_on_file, own_socket_error)
+            if link is not None:
+                self._open_file(link, listen_for_containers, link_socket_error)
+        except StartError:
+            self.close()
+            raise
 
     def wait(self, epoll: select.epoll) -> None:
         """Has them waited for, where they are not."""
@@ -82,12 +87,26 @@ class Listeners:
 
     def close(self) -> None:
         """Unbinds."""
-        if self._file is not None:
+        for file in self._files:
             # Before the port is free, and another server's file has that name.
-            self._file.unlink(missing_ok=True)
+            file.unlink(missing_ok=True)
+        self._files.clear()
         for listener in self._sockets.values():
             listener.close()
         self._sockets.clear()
+
+    def _open_file(
+        self,
+        path: Path,
+        listen_on: Callable[[Path], socket.socket],
+        error_of: Callable[[Path, str], StartError],
+    ) -> None:
+        try:
+            listener = listen_on(path)
+        except OSError as error:
+            raise error_of(path, str(error)) from error
+        self._sockets[listener.fileno()] = listener
+        self._files.append(path)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -108,6 +127,30 @@ def listen_on_file(path: Path) -> socket.socket:
     path.parent.chmod(0o700)
     # Of a server that ended without a chance to remove it: the port of its name is ours now.
     path.unlink(missing_ok=True)
+    return _bind(path)
+
+
+def listen_for_containers(path: Path) -> socket.socket:
+    """A listening unix socket that whoever can enter its folder can reach: replicas in containers
+    have other users. Raises OSError, where another server listens there too."""
+    with suppress(FileExistsError):
+        path.parent.mkdir(parents=True)
+        path.parent.chmod(_LINK_FOLDER_MODE)  # mkdir's own mode is cut by the umask
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
+        try:
+            other.connect(str(path))
+        except FileNotFoundError:
+            pass
+        except ConnectionRefusedError:
+            path.unlink()  # of a server that ended without a chance to remove it
+        else:
+            raise OSError(errno.EADDRINUSE, "another server listens there")
+    listener = _bind(path)
+    path.chmod(_LINK_SOCKET_MODE)
+    return listener
+
+
+def _bind(path: Path) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         listener.bind(str(path))
