@@ -9,11 +9,12 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from urllib.request import urlopen
 
 import numpy as np
 import pytest
 
+from tests.e2e import large_model
+from tests.e2e.large_model import ELEMENTS, arena_bytes, arenas_open
 from tests.e2e.load import Load
 from tests.e2e.model_folder import write_model
 from tests.e2e.server import Server, wait_until
@@ -21,30 +22,8 @@ from tideserve.client import Client, ModelError
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
-ELEMENTS = 40_000
 CALLERS = 8
 KILLS = 20
-CONFIG = f"""
-backend: "python"
-max_batch_size: 4
-input {{ name: "IN" data_type: TYPE_FP32 dims: [ {ELEMENTS} ] }}
-output {{ name: "OUT" data_type: TYPE_FP32 dims: [ {ELEMENTS} ] }}
-parameters {{ key: "tideserve.retryable" value {{ string_value: "true" }} }}
-"""
-IDENTITY = """
-import time
-
-class Model:
-    def load(self, context):
-        pass
-
-    def infer(self, inputs):
-        time.sleep(0.002)
-        return {"OUT": inputs["IN"]}
-
-    def unload(self):
-        pass
-"""
 SIZED_CONFIG = """
 backend: "python"
 max_batch_size: 1
@@ -84,25 +63,8 @@ with Client(sys.argv[1]) as client:
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    write_model(tmp_path / "repository", "large", CONFIG, IDENTITY)
+    large_model.write(tmp_path / "repository")
     return tmp_path / "repository"
-
-
-def arena_bytes(server: Server) -> tuple[float, float]:
-    """Replicas that share memory, and what leases take of it."""
-    with urlopen(f"http://127.0.0.1:{server.http_port}/metrics", timeout=5) as answer:
-        lines = answer.read().decode().splitlines()
-    values = dict(line.split() for line in lines if line.startswith("tideserve_arena"))
-    return float(values["tideserve_arenas"]), float(values["tideserve_arena_used_bytes"])
-
-
-def arenas_open(server: Server) -> int:
-    """Files of shared memory that the frontend has open."""
-    found = 0
-    for link in Path(f"/proc/{server.pid}/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):
-            found += "tideserve-arena" in os.readlink(link)  # noqa: PTH115 - it names no file
-    return found
 
 
 @pytest.mark.parametrize("front", ["native", "grpcio"])
@@ -110,7 +72,7 @@ def test_killed_replicas_and_callers_leave_nothing_and_fail_nobody(
     start_server: Callable[..., Server], repository: Path, front: str
 ) -> None:
     server = start_server(repository, "--replicas=2", f"--front={front}")
-    load = Load(server.address, "large", CALLERS, "IN", elements=ELEMENTS)
+    load = Load(server.address, large_model.NAME, CALLERS, "IN", elements=ELEMENTS)
     source = random.Random(1)
 
     async def kill() -> None:
@@ -118,7 +80,7 @@ def test_killed_replicas_and_callers_leave_nothing_and_fail_nobody(
         while killed < KILLS:
             # Who rides on two deaths in a row fails, rightly (R6): each death meets new calls.
             await load.all_answered()
-            pids = await asyncio.to_thread(server.ready_pids, "large")
+            pids = await asyncio.to_thread(server.ready_pids, large_model.NAME)
             await asyncio.sleep(source.uniform(0.0, 0.1))
             # The snapshot may be older than the autoscaler's own kill of it.
             with contextlib.suppress(ProcessLookupError, IndexError):
@@ -142,7 +104,7 @@ def test_without_an_arena_the_same_answers_come_in_messages(
     start_server: Callable[..., Server], repository: Path
 ) -> None:
     server = start_server(repository, "--arena-bytes=0")
-    load = Load(server.address, "large", 2, "IN", elements=ELEMENTS)
+    load = Load(server.address, large_model.NAME, 2, "IN", elements=ELEMENTS)
     asyncio.run(load.run(asyncio.sleep(0.5)))
     assert load.right
     assert not load.wrong
