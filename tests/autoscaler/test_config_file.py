@@ -135,6 +135,27 @@ def test_merge_keys_are_yaml_like_any_other() -> None:
         ("source: {prometheus: {url: p}}", "source.prometheus.url: expected a URL such as"),
         ("prometheus: {url: 'http://h:notaport'}", "prometheus.url: expected a URL such as"),
         ("prometheus: {url: 'http://'}", "prometheus.url: expected a URL such as"),
+        (
+            "devices: [{cores: ['3-1']}]",
+            "cores: expected CPU numbers such as 0-3 or 0,2,4-5, up to",
+        ),
+        ("devices: [{cores: ['0-99999999999']}]", "cores: expected CPU numbers such as 0-3"),
+        ("models: {a: {min: yes}}", "models.a.min: expected a number, text or keys, got true"),
+        (
+            "server: {address: frontend}",
+            "server.address: expected HOST:PORT such as 127.0.0.1:8001",
+        ),
+        ("server: {address: 'h:0'}", "server.address: expected HOST:PORT"),
+        ("server: {address: '::1:8001'}", "server.address: expected HOST:PORT"),
+        ("server: {address: 'unix:relative'}", "server.address: expected HOST:PORT"),
+        (
+            "launcher: {docker: {frontend_address: 'unix:/s', models_source: ''}}",
+            "launcher.docker.frontend_address: expected HOST:PORT",
+        ),
+        (
+            "launcher: {docker: {frontend_address: 'f:1', models_source: ''}}",
+            "launcher.docker.models_source: string should have at least 1 character",
+        ),
         ("standby: -1", "standby: input should be greater than or equal to 0, got -1"),
         ("standby: 65", "less than or equal to 64, got 65"),
         ("standby: many", "standby: input should be a valid integer"),
@@ -262,3 +283,20 @@ def test_cores_are_numbers_and_ranges() -> None:
     assert cores_of("0-2, 5") == {0, 1, 2, 5}
     with pytest.raises(ValueError, match="expected CPU numbers"):
         cores_of("a")
+
+
+def test_sections_with_nothing_in_them_are_as_if_they_were_not_there() -> None:
+    assert parse("models:\ndefaults:\nlauncher:\nsource:") == parse("")
+    assert parse("models: {a: }").models == parse("models: {a: {}}").models
+
+
+@pytest.mark.parametrize("address", ["frontend:8001", "[::1]:1", "unix:/run/s", "10.0.0.1:65535"])
+def test_addresses_are_as_clients_take_them(address: str) -> None:
+    assert parse(f"server: {{address: '{address}'}}").server.address == address
+
+
+def test_a_list_is_not_called_short_of_what_is_wrong_in_it() -> None:
+    with pytest.raises(ConfigError) as raised:
+        parse("devices: [{name: tpu}]")
+    assert str(raised.value).count("\n") == 0
+    assert "devices.0.name: string should match" in str(raised.value)

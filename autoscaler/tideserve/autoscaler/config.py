@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cronsim import CronSim, CronSimError
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -30,7 +31,13 @@ from tideserve.autoscaler.core.settings import (
     StepLimits,
     Trigger,
 )
-from tideserve.autoscaler.quantity import bytes_of, cores_of, seconds_of
+from tideserve.autoscaler.quantity import (
+    address_of,
+    bytes_of,
+    cores_of,
+    host_port_of,
+    seconds_of,
+)
 
 MAX_REPLICAS: Final = 4096
 _DAY_S: Final = 86_400.0
@@ -44,6 +51,9 @@ Bytes = Annotated[
 ]
 
 
+HostPort = Annotated[str, AfterValidator(host_port_of)]
+
+
 class Section(BaseModel):
     """Unknown keys are refused."""
 
@@ -51,11 +61,20 @@ class Section(BaseModel):
         extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False
     )
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _refuse_truth(cls, value: object) -> object:
+        # No key is one of yes or no; `min: yes` would be 1.
+        if isinstance(value, bool):
+            said = f"expected a number, text or keys, got {str(value).lower()}"
+            raise ValueError(said)  # noqa: TRY004 - pydantic's kind
+        return value
+
 
 class ServerSection(Section):
     """Which frontend it scales. `tideserve serve --autoscaler FILE` says so itself."""
 
-    address: str = Field(
+    address: Annotated[str, AfterValidator(address_of)] = Field(
         default="127.0.0.1:8001",
         description="HOST:PORT of the frontend's gRPC port, or unix:/PATH.",
     )
@@ -91,11 +110,12 @@ class DockerSection(Section):
     """Replicas as containers of a Docker Engine."""
 
     image: str = Field(default="tideserve:cpu", description="The server's image.")
-    frontend_address: str = Field(
+    frontend_address: HostPort = Field(
         description="HOST:PORT of the frontend, as the containers reach it."
     )
     models_source: str = Field(
-        description="The model repository: a path of the engine's machine, or a volume's name."
+        min_length=1,
+        description="The model repository: a path of the engine's machine, or a volume's name.",
     )
     models_path: str = Field(
         default="",

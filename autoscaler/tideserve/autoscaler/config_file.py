@@ -38,12 +38,15 @@ def parse_config(data: bytes, name: str) -> AutoscalerFile:
         raise ConfigError(f"{name}: expected YAML in UTF-8: {error}") from error
     if document is None:
         document = {}
+    elif isinstance(document, dict):  # a section without anything in it
+        document = {key: value for key, value in document.items() if value is not None}
     if not isinstance(document, dict):
         raise ConfigError(f"{name}: expected keys and values, got {type(document).__name__}")
     try:
         return AutoscalerFile.model_validate(document)
     except ValidationError as error:
-        lines = list(dict.fromkeys(_line(detail) for detail in error.errors() if _says(detail)))
+        details = error.errors()
+        lines = list(dict.fromkeys(_line(one) for one in details if _says(one, details)))
         raise ConfigError("\n".join(f"{name}: {line}" for line in lines)) from error
 
 
@@ -71,10 +74,12 @@ def _yaml_problem(error: yaml.YAMLError) -> str:
     return f"{problem} (line {mark.line + 1}, column {mark.column + 1})" if mark else str(problem)
 
 
-def _says(detail: ErrorDetails) -> bool:
+def _says(detail: ErrorDetails, details: list[ErrorDetails]) -> bool:
     """Not of the alternative that was not meant: `process` where a mapping came, a mapping
-    where a word came."""
-    given = detail["input"]
+    where a word came. Nor that a list is short of what is wrong in it."""
+    given, at = detail["input"], detail["loc"]
+    if detail["type"] == "too_short":
+        return not any(other["loc"][: len(at)] == at for other in details if other is not detail)
     if detail["type"] == "literal_error":
         return not isinstance(given, dict)
     return not (detail["type"] == "model_type" and isinstance(given, str))

@@ -1,4 +1,4 @@
-"""Durations and sizes as people write them in the autoscaler file."""
+"""Durations, sizes, CPU numbers and addresses as people write them in the autoscaler file."""
 
 import re
 from typing import Final
@@ -16,6 +16,8 @@ _BYTES: Final = {
     "GiB": 2**30,
     "TiB": 2**40,
 }
+#: Linux counts no further (CONFIG_NR_CPUS).
+MAX_CORE: Final = 8191
 _QUANTITY: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)")
 
 
@@ -46,7 +48,25 @@ def cores_of(text: str) -> frozenset[int]:
     cores: set[int] = set()
     for part in text.split(","):
         match = re.fullmatch(r"\s*([0-9]+)(?:-([0-9]+))?\s*", part)
-        if match is None or int(match[2] or match[1]) < int(match[1]):
-            raise ValueError(f"expected CPU numbers such as 0-3 or 0,2,4-5, got {text!r}")
-        cores.update(range(int(match[1]), int(match[2] or match[1]) + 1))
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if not first <= last <= MAX_CORE:
+            raise ValueError(
+                f"expected CPU numbers such as 0-3 or 0,2,4-5, up to {MAX_CORE}, got {text!r}"
+            )
+        cores.update(range(first, last + 1))
     return frozenset(cores)
+
+
+def host_port_of(text: str) -> str:
+    """HOST:PORT, an IPv6 address in brackets. Raises ValueError."""
+    host, _, port = text.rpartition(":")
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    is_host = bool(bare) and not re.search(r"[\s/\[\]]", bare) and (":" in bare) == (bare != host)
+    if not is_host or re.fullmatch("[0-9]{1,5}", port) is None or not 0 < int(port) < 65536:
+        raise ValueError(f"expected HOST:PORT such as 127.0.0.1:8001 or [::1]:8001, got {text!r}")
+    return text
+
+
+def address_of(text: str) -> str:
+    """HOST:PORT or unix:/PATH. Raises ValueError."""
+    return text if text.startswith("unix:/") else host_port_of(text)

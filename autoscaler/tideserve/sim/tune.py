@@ -16,6 +16,8 @@ HOLD_FACTORS: Final = (6.0, 4.0, 3.0, 2.0, 1.0, 0.5)
 # Of the growth that is prepared for. It goes with the hold: the less of it, the longer a hold costs
 # the same, so all pairs are tried.
 GROWTH_QUANTILES: Final = (0.9, 0.7, 0.5)
+# Halvings of the way from the best hold to the next shorter one: 6 and 4 become 5, 5.5, 5.25.
+HOLD_STEPS: Final = 3
 # What is planned for, as a share of the latency target: less of it means smaller batches, and
 # more replicas.
 TARGET_SHARES: Final = (0.7, 0.85, 1.0, 1.15)
@@ -67,6 +69,15 @@ def tune(
         policy = replace(base, growth_quantile=quantile, hold_factor=factor, hold_s=None)
         attempt(policy, settings.standby)
     best = best_of(tried, goal)
+    shorter = max((f for f in HOLD_FACTORS if f < best.policy.hold_factor), default=None)
+    if shorter is not None and best.policy.hold_s is None:
+        for _ in range(HOLD_STEPS):
+            factor = (shorter + best.policy.hold_factor) / 2
+            attempt(replace(best.policy, hold_factor=factor), best.standby)
+            nearer = best_of(tried, goal)
+            if nearer is best:
+                shorter = factor
+            best = nearer
     for share in TARGET_SHARES:
         attempt(replace(best.policy, latency_target_s=share * target_s), best.standby)
     best = best_of(tried, goal)
