@@ -16,8 +16,8 @@ HOLD_FACTORS: Final = (6.0, 4.0, 3.0, 2.0, 1.0, 0.5)
 # Of the growth that is prepared for. It goes with the hold: the less of it, the longer a hold costs
 # the same, so all pairs are tried.
 GROWTH_QUANTILES: Final = (0.9, 0.7, 0.5)
-# Halvings of the way from the best hold to the next shorter one: 6 and 4 become 5, 5.5, 5.25.
-HOLD_STEPS: Final = 3
+# Halvings of the way from the best hold to the next shorter one: 6 and 4 may become 5, 5.5, 5.25, 5.125.
+HOLD_STEPS: Final = 4
 # What is planned for, as a share of the latency target: less of it means smaller batches, and
 # more replicas.
 TARGET_SHARES: Final = (0.7, 0.85, 1.0, 1.15)

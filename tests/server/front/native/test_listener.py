@@ -70,11 +70,14 @@ def test_what_a_killed_server_left_is_replaced_and_what_lives_is_not(tmp_path: P
         assert list((tmp_path / "own").iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["x" * 120, "file"])
+@pytest.mark.parametrize("name", ["x" * 120, "file", "taken"])
 def test_a_folder_that_cannot_have_a_socket_is_named(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").write_text("no folder")
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "front.sock").write_text("no socket")
     with (
         pytest.raises(StartError, match=r"--link-folder: the socket \S+ cannot be bound"),
         listening(link_folder=tmp_path / name),
     ):
         pass
+    assert (tmp_path / "taken" / "front.sock").read_text() == "no socket"

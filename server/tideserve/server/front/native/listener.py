@@ -20,6 +20,8 @@ _ACCEPTS: Final = 64  # in a turn
 # Who may call at the port may call here: what counts is the token.
 _LINK_FOLDER_MODE: Final = 0o711
 _LINK_SOCKET_MODE: Final = 0o666
+# A server whose backlog is full lets others wait.
+_ANSWER_S: Final = 2.0
 _OUT_OF_FILES: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
 
@@ -137,11 +139,14 @@ def listen_for_containers(path: Path) -> socket.socket:
         path.parent.mkdir(parents=True)
         path.parent.chmod(_LINK_FOLDER_MODE)  # mkdir's own mode is cut by the umask
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
+        other.settimeout(_ANSWER_S)
         try:
             other.connect(str(path))
         except FileNotFoundError:
             pass
         except ConnectionRefusedError:
+            if not path.is_socket():
+                raise OSError(errno.EEXIST, "something else has that name") from None
             path.unlink()  # of a server that ended without a chance to remove it
         else:
             raise OSError(errno.EADDRINUSE, "another server listens there")
