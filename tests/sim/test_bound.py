@@ -15,6 +15,7 @@ from tideserve.sim.bound import most_in_time
 from tideserve.sim.hardware import BatchTimes, Hardware
 from tideserve.sim.scenario import Scenario, run_fixed
 
+DURATION_S = 0.6
 # Whole eighths of a second: sums are exact.
 TIMES = st.lists(st.integers(0, 24), min_size=1, max_size=5).map(
     lambda eighths: np.array(sorted(eighths), np.float64) / 8.0
@@ -124,9 +125,9 @@ def test_our_own_policy_stays_below_it_and_near(replicas: int, load: float, cv: 
     rows = empty.best_rows(replicas)
     rate = load * replicas * rows / batch.mean_s(rows)
     arrivals = Poisson(rate) if cv == 1.0 else Gamma(rate, cv)
-    arrived_s = arrivals.times_s(1.0, np.random.default_rng(3))
+    arrived_s = arrivals.times_s(DURATION_S, np.random.default_rng(3))
     scenario = Scenario(
-        arrived_s, 1.0, 0.025, Hardware(batch), 64, BatchingMode.SLO, on_late=OnLate.DROP
+        arrived_s, DURATION_S, 0.025, Hardware(batch), 64, BatchingMode.SLO, on_late=OnLate.DROP
     )
     share = run_fixed(scenario, replicas, 1).figures.attainment
     most = most_in_time(arrived_s, replicas=replicas, batch=batch, target_s=0.025, max_rows=64)

@@ -19,7 +19,7 @@ from tideserve.sim.report import COLUMNS
 from tideserve.sim.scenario import Run
 from tideserve.sim.tune import GROWTH_QUANTILES, Candidate, Goal
 
-SMALL = ("--arrivals=poisson:rate=40", "--duration=20", "--linear=10,80", "--max-batch-rows=8")
+SMALL = ("--arrivals=poisson:rate=40", "--duration=12", "--linear=10,80", "--max-batch-rows=8")
 
 
 @pytest.fixture
@@ -140,7 +140,12 @@ def test_tune_writes_a_file_that_costs_no_more_and_holds_what_was_asked_for(
 
 def test_tune_says_when_nothing_is_enough(config: Path) -> None:
     found = run(
-        "tune", config, "--arrivals=poisson:rate=900", "--duration=1", *SMALL[2:], "--model=digits"
+        "tune",
+        config,
+        "--arrivals=poisson:rate=900",
+        "--duration=0.4",
+        *SMALL[2:],
+        "--model=digits",
     )
     assert found.exit_code == 0, found.output
     assert "none of them has 99.00% in time" in found.stderr
