@@ -16,7 +16,7 @@ from tideserve.sim.hardware import BatchTimes, Hardware, Spread
 from tideserve.sim.scenario import Run, Scenario, run_fixed
 
 PER_ROW_S, BASE_S, TARGET_S = 1.053e-3, 5.072e-3, 0.025
-GOODPUT_S = 2.5
+GOODPUT_S = 1.8
 ISSUE = BatchTimes.linear(PER_ROW_S, BASE_S)
 
 
