@@ -5,7 +5,8 @@
 #
 # BASE_IMAGE is any Debian or Ubuntu whose python3 is 3.11 or newer. PIP_ARGS is added to pip's
 # arguments; wheels that lie in .cache/image-wheels come with the build context, so that
-# PIP_ARGS="--no-index --find-links=/build/wheels" builds without a package index.
+# PIP_ARGS="--no-index --find-links=/build/wheels" builds without a package index. Where
+# tideserve's own is not among them it is built here, its hot path compiled.
 ARG BASE_IMAGE=debian:bookworm-slim
 
 FROM ${BASE_IMAGE} AS build
@@ -18,17 +19,24 @@ RUN python3 -m venv --without-pip /opt/tideserve
 WORKDIR /build
 # The pattern may match nothing; constraints.txt is there so that COPY has a source.
 COPY constraints.txt .cache/image-wheel[s] wheels/
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml hatch_build.py README.md LICENSE ./
 COPY proto proto
 COPY server server
 COPY autoscaler autoscaler
 COPY clients clients
+ARG PIP_ARGS=""
+RUN ls wheels/tideserve-*.whl 2>/dev/null || { \
+       apt-get update -qq \
+       && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+          gcc libc6-dev python3-dev \
+       && HATCH_BUILD_HOOK_ENABLE_CUSTOM=true python3 -m pip wheel \
+          --no-cache-dir --disable-pip-version-check --no-input --no-deps ${PIP_ARGS} -w wheels . ; }
 
 FROM build AS build-cpu
 ARG PIP_ARGS=""
 RUN python3 -m pip --python /opt/tideserve/bin/python install \
        --no-cache-dir --disable-pip-version-check --no-input --root-user-action=ignore \
-       -c wheels/constraints.txt ${PIP_ARGS} ".[cpu,docker]"
+       -c wheels/constraints.txt ${PIP_ARGS} "$(ls wheels/tideserve-*.whl)[cpu,docker]"
 
 FROM ${BASE_IMAGE} AS runtime
 # tini is PID 1: replicas outlive the autoscaler that started them, so somebody has to reap them.
@@ -66,7 +74,7 @@ FROM build AS build-gpu
 ARG PIP_ARGS=""
 RUN python3 -m pip --python /opt/tideserve/bin/python install \
        --no-cache-dir --disable-pip-version-check --no-input --root-user-action=ignore \
-       -c wheels/constraints.txt ${PIP_ARGS} ".[gpu,docker]"
+       -c wheels/constraints.txt ${PIP_ARGS} "$(ls wheels/tideserve-*.whl)[gpu,docker]"
 
 FROM runtime AS gpu
 COPY --from=build-gpu /opt/tideserve /opt/tideserve

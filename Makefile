@@ -5,6 +5,7 @@
 #   make test     runs the tests                make format   formats and sorts the sources
 #   make bench    measures, beside peers        make models   trains the example models anew
 #   make bench-setup  installs the peers        make generate writes the wire's modules anew
+#   make wheel    builds the wheel, its hot path compiled, into .cache/wheel
 #
 # PYTHON=python3.12 chooses the interpreter of a new .venv. TORCH_PIP_ARGS is added where
 # torch is installed, e.g. to take its wheel for CPUs from another index or folder.
@@ -21,7 +22,10 @@ TORCH := torch==2.13.0
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-input -c constraints.txt
 BENCH_PIP := -m pip install -qq --disable-pip-version-check --no-input
 
-.PHONY: serve demo test check lint generated bench bench-setup models generate format clean
+# What runs compiled in the wheel; the tests in these run that, too.
+COMPILED_TESTS := tests/core tests/server tests/replica
+
+.PHONY: serve demo test test-compiled check lint generated wheel bench bench-setup models generate format clean
 .DELETE_ON_ERROR:
 
 serve: .venv/serve.stamp
@@ -31,7 +35,10 @@ serve: .venv/serve.stamp
 test: .venv/dev.stamp
 	$(BIN)/python -m pytest $(TEST_ARGS)
 
-check: lint generated test
+test-compiled: .cache/compiled/stamp
+	.cache/compiled/bin/python -m pytest -m 'not interpreted' $(COMPILED_TESTS) $(TEST_ARGS)
+
+check: lint generated test test-compiled
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff format --check --quiet .
@@ -57,7 +64,10 @@ models: .venv/dev.stamp
 demo: .venv/dev.stamp
 	$(BIN)/python -m examples.demo $(DEMO_ARGS)
 
-bench: .venv/dev.stamp
+wheel: .cache/wheel/stamp
+	@ls .cache/wheel/*.whl
+
+bench: .venv/dev.stamp .cache/compiled/stamp
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 bench-setup: .cache/bench-triton/stamp .cache/bench-perf/stamp .cache/bench-mosec/stamp .cache/bench-sentence/stamp
@@ -87,6 +97,23 @@ clean:
 	@$(PIP) $(TORCH_PIP_ARGS) $(TORCH)
 	@$(PIP) -e '.[dev]'
 	@touch $@ .venv/serve.stamp
+
+.cache/wheel/stamp: $(shell find proto server autoscaler clients -name '*.py' -o -name '*.toml') \
+		hatch_build.py pyproject.toml constraints.txt | .venv/base.stamp
+	@echo "compiling the hot path (docs/decisions/0016)"
+	@rm -rf $(@D)
+	@HATCH_BUILD_HOOK_ENABLE_CUSTOM=true PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
+	    $(BIN)/python -m pip wheel -q \
+	    --disable-pip-version-check --no-input --no-deps -w $(@D) .
+	@touch $@
+
+# The wheel as users install it, beside what development has installed.
+.cache/compiled/stamp: .cache/wheel/stamp .venv/dev.stamp
+	@$(PYTHON) -m venv --clear $(@D)
+	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	    >"$$($(@D)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/dev.pth"
+	@$(@D)/bin/python -m pip install -qq --disable-pip-version-check --no-input --no-deps .cache/wheel/*.whl
+	@touch $@
 
 # Triton's own server, in an environment of its own: its Python stub needs numpy 1.26.
 .cache/bench-triton/stamp:

@@ -1,4 +1,7 @@
-"""Tideserve itself: frontend, autoscaler and replicas, as a user starts them."""
+"""Tideserve itself: frontend, autoscaler and replicas, as a user starts them.
+
+The compiled wheel where `make bench` has built it, as users install it; else the sources.
+"""
 
 import shutil
 import sys
@@ -12,6 +15,7 @@ from benchmarks.wire import GrpcWire, Wire
 from benchmarks.workloads import Feed, Workload
 
 _READY: Final = "ready grpc="
+_COMPILED: Final = Path(".cache/compiled/bin/tideserve")
 
 
 class Tideserve:
@@ -19,7 +23,10 @@ class Tideserve:
 
     def __init__(self, setup: Setup, folder: Path) -> None:
         count = f"{setup.instances} {'replica' if setup.instances == 1 else 'replicas'}"
-        self.name = f"Tideserve, {count}, {setup.queue_delay_us} us delay"
+        is_compiled = _COMPILED.exists()
+        self._program = _COMPILED if is_compiled else Path(sys.executable).with_name("tideserve")
+        kind = "Tideserve" if is_compiled else "Tideserve (not compiled)"
+        self.name = f"{kind}, {count}, {setup.queue_delay_us} us delay"
         self.instances = setup.instances
         self._setup = setup
         self._folder = folder / f"tideserve-{setup.instances}-{setup.queue_delay_us}"
@@ -39,7 +46,7 @@ class Tideserve:
         )
         self.address = f"127.0.0.1:{free_port()}"
         arguments = [
-            str(Path(sys.executable).with_name("tideserve")),
+            str(self._program),
             "serve",
             str(repository),
             f"--grpc-port={self.address.rpartition(':')[2]}",

@@ -164,6 +164,7 @@ def test_an_answer_to_another_number_counts_as_broken() -> None:
     assert runner.ran == [1]
 
 
+@pytest.mark.interpreted
 def test_a_call_that_stays_broken_ends_the_life(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "REPEAT_LIMIT_S", -1.0)
     frontend, _, ends = served(breaks)
@@ -252,6 +253,7 @@ def test_a_signals_drain_ends_an_exchanger_that_waits_in_a_call() -> None:
     assert ends == [(End.DRAINED, "")]
 
 
+@pytest.mark.interpreted
 def test_an_early_empty_answer_is_not_followed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "EMPTY_PAUSE_S", 3600.0)
     again = threading.Event()

@@ -226,6 +226,7 @@ def test_messages_come_whole_in_any_pieces(messages: list[bytes], cuts: list[int
     assert client.ending == (9, "over")
 
 
+@pytest.mark.interpreted
 def test_the_windows_stay_open_however_long_the_call_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tideserve.replica.http2._WINDOW_STEP_BYTES", 100_000)
     client, server = streaming()

@@ -146,6 +146,7 @@ def test_the_client_plane_needs_no_token() -> None:
     assert world.answer(world.call(LIVE, metadata=()), ServerLiveResponse).live
 
 
+@pytest.mark.interpreted
 def test_a_mistake_inside_fails_its_call_alone(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -171,6 +172,7 @@ def test_a_mistake_inside_fails_its_call_alone(
     world.answer(call_id, ModelInferResponse)
 
 
+@pytest.mark.interpreted
 def test_an_admitted_request_whose_call_then_fails_inside_is_forgotten(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -325,6 +327,7 @@ def test_a_streams_answers_come_in_the_order_of_its_requests() -> None:
     assert world.is_open(stream)
 
 
+@pytest.mark.interpreted
 def test_a_streams_answers_that_wait_for_one_before_them_are_bounded_in_bytes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

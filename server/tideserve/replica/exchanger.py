@@ -118,14 +118,9 @@ class Exchanger:
     def run(self) -> None:
         """The compute thread's part: returns when the life ends."""
         while not self._over.is_set():
-            with self._lock:
-                step = self._state.next_for_compute()
-                if self._state.link_has_work():
-                    self._link_wake.notify()
-                if isinstance(step, Wait):
-                    self._compute_wake.wait()
-                    continue
-            match step:
+            match step := self._next_for_compute():
+                case Wait():
+                    continue  # it has waited
                 case Compute(lease):
                     self._compute(lease)
                 case Call():
@@ -138,12 +133,27 @@ class Exchanger:
 
     def _run_link(self) -> None:
         while not self._over.is_set():
-            with self._lock:
-                step = self._state.next_for_link()
-                if isinstance(step, Wait):
-                    self._link_wake.wait()
-                    continue
-            self._perform(step, Worker.LINK)
+            step = self._next_for_link()
+            if not isinstance(step, Wait):
+                self._perform(step, Worker.LINK)
+
+    def _next_for_compute(self) -> Call | Compute | Wait | Leave:
+        """What the compute thread does now; `Wait` once it has waited for a change."""
+        with self._lock:
+            step = self._state.next_for_compute()
+            if self._state.link_has_work():
+                self._link_wake.notify()
+            if isinstance(step, Wait):
+                self._compute_wake.wait()
+            return step
+
+    def _next_for_link(self) -> Call | Wait:
+        """What the link thread does now; `Wait` once it has waited for a change."""
+        with self._lock:
+            step = self._state.next_for_link()
+            if isinstance(step, Wait):
+                self._link_wake.wait()
+            return step
 
     def _compute(self, lease: Lease) -> None:
         start_s = monotonic()

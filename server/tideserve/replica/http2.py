@@ -7,8 +7,8 @@ Sources: RFC 9113 (frames, flow control), RFC 7541 (HPACK, by the hpack library)
 https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md.
 """
 
-from collections.abc import Sequence
-from typing import Final, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, NamedTuple
 from urllib.parse import unquote
 
 from hpack import Decoder, Encoder, HPACKError, NeverIndexedHeaderTuple
@@ -297,7 +297,9 @@ class CallConnection:
         if known is not None:
             return known
         try:
-            headers = {str(name): str(value) for name, value in self._decoder.decode(block)}
+            # hpack's types say bytes, which come only where they are asked for.
+            pairs: Iterable[Any] = self._decoder.decode(block)
+            headers = {str(name): str(value) for name, value in pairs}
         except (HPACKError, UnicodeDecodeError) as error:
             raise Http2Error(f"expected headers, got {len(block)} other bytes: {error}") from error
         if len(self._decoded) < _CACHED_BLOCKS:

@@ -21,13 +21,16 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _WIDEST_VARINT: Final = 10
 
 
-class TensorIn(NamedTuple):
-    """`data` is a view of the message."""
+class TensorIn:
+    """`data` is a view of the message, or of the arena."""
 
-    name: str
-    datatype: str
-    shape: tuple[int, ...]
-    data: memoryview
+    __slots__ = ("data", "datatype", "name", "shape")
+
+    def __init__(self, name: str, datatype: str, shape: tuple[int, ...], data: memoryview) -> None:
+        self.name = name
+        self.datatype = datatype
+        self.shape = shape
+        self.data = data
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,13 @@ from dataclasses import dataclass, field
 from typing import Final
 
 # Seconds: 100 us to 60 s, about three a decade.
-LATENCY_BOUNDS_S: Final = (
+LATENCY_BOUNDS_S: Final[tuple[float, ...]] = (
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05,
     0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
 )  # fmt: skip
-BATCH_ROWS_BOUNDS: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0)
+BATCH_ROWS_BOUNDS: Final[tuple[float, ...]] = (
+    1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0,
+)  # fmt: skip
 
 
 class Histogram:

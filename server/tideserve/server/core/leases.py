@@ -2,7 +2,7 @@
 
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from tideserve.server.core.profile import Profile
 from tideserve.server.core.request import Request
@@ -31,7 +31,7 @@ class Lease:
     call_id: int | None
     """The Exchange that carried it; None: it was carried by several."""
     prefetched: bool = False
-    outputs: object = None
+    outputs: Any = None
     """The dispatcher's: what came for it, opaque here."""
     output_bytes: int = 0
     """Of these."""

@@ -58,7 +58,8 @@ class _ByDue:
     def add(self, request: Request) -> None:
         insort(self._requests, (request.due_s, request.request_id, request))
 
-    put_back = add
+    def put_back(self, request: Request) -> None:
+        self.add(request)
 
     def discard(self, request: Request) -> bool:
         at = bisect_left(self._requests, (request.due_s, request.request_id))

@@ -265,6 +265,7 @@ def test_a_large_frame_with_padding(caller: Caller, path: str) -> None:
     assert event.payload == bytes(200_000)
 
 
+@pytest.mark.interpreted
 def test_padding_uses_up_no_window(caller: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its client could send no more after 8 million padded frames of one message a stream."""
     monkeypatch.setattr("tideserve.server.front.native.calls.WINDOW_STEP", 1000)

@@ -193,6 +193,7 @@ def test_a_client_that_breaks_http2_is_told_and_dropped(make: Make) -> None:
         good.echo(1)
 
 
+@pytest.mark.interpreted
 def test_a_client_that_does_not_read_is_not_read(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -252,6 +253,7 @@ def test_who_waits_behind_many_events_is_heard(make: Make) -> None:
         assert len(other.events) < 3100
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
 def test_a_front_that_ran_out_of_files_accepts_again(
     make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, code: int
@@ -319,6 +321,7 @@ def test_a_request_that_is_inflated_holds_up_nobody(make: Make) -> None:
         other.echo(5)
 
 
+@pytest.mark.interpreted
 def test_a_mistake_while_a_request_is_inflated_ends_one_connection(
     make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -299,6 +299,7 @@ def until_closed(front: NativeFront, client: socket.socket) -> bool:
     return False
 
 
+@pytest.mark.interpreted
 def test_a_mistake_of_ours_ends_one_connection(
     front: NativeFront, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -327,6 +328,7 @@ def test_a_mistake_of_ours_ends_one_connection(
     assert "failed inside the server" in caplog.text
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize("said", [b"", http2.PREFACE[:5]])
 def test_a_client_that_never_says_what_it_speaks_is_let_go(
     front: NativeFront, monkeypatch: pytest.MonkeyPatch, said: bytes
@@ -367,6 +369,7 @@ def test_a_window_smaller_than_a_prefix_gets_its_answer(window: int) -> None:
     assert not connection.calls.outbox.ended
 
 
+@pytest.mark.interpreted
 def test_no_more_files_is_said_once(
     front: NativeFront, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -383,6 +386,7 @@ def test_no_more_files_is_said_once(
     assert caplog.text.count("no more connections for now") == 1
 
 
+@pytest.mark.interpreted
 def test_a_client_that_stalls_does_not_keep_what_the_others_need(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -126,11 +126,12 @@ class Calls:
     def work(self, number: int, now_s: float) -> None:
         """Goes on with a call in `Shared.at_work`, for some milliseconds at most."""
         stream = self._streams.get(number)
-        if stream is None or stream.request is None or not stream.request.has_work:
+        request = None if stream is None else stream.request
+        if stream is None or request is None or not request.has_work:
             return  # it was ended
         self._take_parts(stream, None)
-        left = stream.request  # None where the call was refused
-        if stream.half_closed and left is not None and not left.has_work:
+        is_refused = stream.request is not request
+        if stream.half_closed and not is_refused and not request.has_work:
             self._end_request(stream, now_s)
 
     def on_reset(self, number: int) -> None:

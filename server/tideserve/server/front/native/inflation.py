@@ -67,9 +67,9 @@ class Inflation:
         stream = self._stream
         if stream is None:
             stream = self._stream = zlib.decompressobj(self._window_bits)
-        packed = stream.unconsumed_tail
+        packed: Buffer = stream.unconsumed_tail
         if not packed:
-            packed = self._packed[self._at : self._at + _STEP_PACKED_BYTES]  # type: ignore[assignment]
+            packed = self._packed[self._at : self._at + _STEP_PACKED_BYTES]
             self._at += len(packed)
         room_bytes = self._limit_bytes + 1 - self._plain.tell()
         try:

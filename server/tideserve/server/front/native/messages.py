@@ -115,7 +115,7 @@ class MessageReader:
             messages.append(inflation.take())
             self._inflation = None
         elif behind:
-            part = behind.popleft()
+            part: Buffer | bytearray = behind.popleft()
             if len(part) > _STEP_BYTES:
                 behind.appendleft(memoryview(part)[_STEP_BYTES:])
                 part = memoryview(part)[:_STEP_BYTES]
