@@ -130,9 +130,7 @@ class Calls:
         if stream is None or request is None or not request.has_work:
             return  # it was ended
         self._take_parts(stream, None)
-        is_refused = stream.request is not request
-        if stream.half_closed and not is_refused and not request.has_work:
-            self._end_request(stream, now_s)
+        self._end_if_read(stream, now_s)
 
     def on_reset(self, number: int) -> None:
         """The caller gave up."""
@@ -286,6 +284,12 @@ class Calls:
             return
         stream.half_closed = True
         if stream.request is None or not stream.request.has_work:
+            self._end_request(stream, now_s)
+
+    def _end_if_read(self, stream: Stream, now_s: float) -> None:
+        """Looks, after a step, whether it was the last one."""
+        request = stream.request  # None where the call was refused
+        if stream.half_closed and request is not None and not request.has_work:
             self._end_request(stream, now_s)
 
     def _end_request(self, stream: Stream, now_s: float) -> None:
