@@ -154,7 +154,7 @@ def test_merge_keys_are_yaml_like_any_other() -> None:
         ),
         (
             "launcher: {docker: {frontend_address: 'f:1', models_source: ''}}",
-            "launcher.docker.models_source: string should have at least 1 character",
+            "launcher.docker.models_source: expected a path from the root, or a volume's name",
         ),
         ("standby: -1", "standby: input should be greater than or equal to 0, got -1"),
         ("standby: 65", "less than or equal to 64, got 65"),
@@ -205,6 +205,39 @@ def test_merge_keys_are_yaml_like_any_other() -> None:
         ("a: &a [*a, *a]", "a: unknown key"),
         ("models: !!python/object/apply:os.system [true]", "expected YAML: could not determine"),
         ("? [a]\n: 1", "expected YAML"),
+        (f"models: {{a: {{hold: {'9' * 400}}}}}", "hold: input should be a finite number, got inf"),
+        (f"models: {{a: {{memory: {'9' * 400}GB}}}}", "models.a.memory: expected at most"),
+        (f"models: {{a: {{memory: {'9' * 400}}}}}", "models.a.memory: expected at most"),
+        (f"standby: 0x{'f' * 6000}", "standby: input should be less than or equal to 64"),
+        (
+            (
+                "models: {a: {schedules: [{cron: '* * * * *', duration: 1h, min: 2, "
+                f"timezone: {'a' * 300}}}]}}}}"
+            ),
+            "timezone: expected a name such as Europe/Berlin, got 'aaa",
+        ),
+        ("defaults: &d {steps: *d}\nmodels: {a: *d}", "expected sections that end, got one within"),
+        ("devices: [{name: 'gpu:0'}, {name: 'gpu:00'}]", "devices.1.name: string should match"),
+        (
+            "launcher: {docker: {frontend_address: 'f:1', models_source: ./m, models_path: m}}",
+            "models_source: expected a path from the root, or a volume's name, got './m'",
+        ),
+        (
+            "launcher: {docker: {frontend_address: 'f:1', models_source: m, models_path: m}}",
+            "models_path: expected a path from the root such as /models, got 'm'",
+        ),
+        (
+            "launcher: {docker: {frontend_address: 'f:1', models_source: m, link_source: ../m}}",
+            "link_source: expected a path from the root, or a volume's name, got '../m'",
+        ),
+        (
+            "launcher: {docker: {frontend_address: 'f:1', models_source: m, image: ''}}",
+            "launcher.docker.image: string should have at least 1 character",
+        ),
+        (
+            "launcher: {docker: {frontend_address: 'f:1', models_source: m, cpus: 1.0e+300}}",
+            "launcher.docker.cpus: input should be less than or equal to 8192",
+        ),
     ],
 )
 def test_what_is_wrong_is_said_with_its_place(text: str, said: str) -> None:
@@ -212,6 +245,16 @@ def test_what_is_wrong_is_said_with_its_place(text: str, said: str) -> None:
         parse(text)
     assert said in str(caught.value)
     assert all(line.startswith("file.yaml: ") for line in str(caught.value).splitlines())
+
+
+def test_what_is_wrong_is_not_told_at_its_full_length() -> None:
+    # A hundred million words, from aliases.
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 8)]
+    with pytest.raises(ConfigError) as caught:
+        parse("\n".join([*lines, "standby: *a7"]))
+    (line,) = (line for line in str(caught.value).splitlines() if ": standby: " in line)
+    assert len(line) < 200
 
 
 def test_every_mistake_is_a_line() -> None:

@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Hashable
 from pathlib import Path
+from reprlib import Repr
 from typing import Any, Final, get_args
 
 import yaml
@@ -14,6 +15,8 @@ from tideserve.autoscaler.errors import ConfigError
 
 MAX_BYTES: Final = 1 << 20
 _MERGE: Final = "tag:yaml.org,2002:merge"
+_SHORT: Final = Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
 
 
 def read_config(path: Path) -> AutoscalerFile:
@@ -44,6 +47,8 @@ def parse_config(data: bytes, name: str) -> AutoscalerFile:
         raise ConfigError(f"{name}: expected keys and values, got {type(document).__name__}")
     try:
         return AutoscalerFile.model_validate(document)
+    except RecursionError as error:  # an alias within what it stands for
+        raise ConfigError(f"{name}: expected sections that end, got one within itself") from error
     except ValidationError as error:
         details = error.errors()
         lines = list(dict.fromkeys(_line(one) for one in details if _says(one, details)))
@@ -99,7 +104,9 @@ def _line(detail: ErrorDetails) -> str:
             said = detail["msg"].removeprefix("Value error, ")
             return f"{where}: {said}"
         case "literal_error":
-            return f"{where}: expected {detail['ctx']['expected']} or a mapping, got {given!r}"
+            return (
+                f"{where}: expected {detail['ctx']['expected']} or a mapping, got {_short(given)}"
+            )
         case _:
             said = detail["msg"][:1].lower() + detail["msg"][1:]
             return f"{where}: {said}, got {_short(given)}"
@@ -148,5 +155,8 @@ def _all_args(annotation: Any) -> list[Any]:
 
 
 def _short(value: object) -> str:
-    text = repr(value)
+    try:
+        text = _SHORT.repr(value)  # not the whole: aliases make a small file a large value
+    except ValueError:  # 0xFFF..., of more decimal digits than Python writes
+        text = "a huge number"
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -78,6 +78,13 @@ def test_a_trigger_counts_by_maximum_and_stays_at_its_last_word_without_data() -
     assert looks(policy, with_data, *[inputs(4, triggers={"jobs": 5.0})] * 40)[-1].desired == 1
 
 
+@pytest.mark.parametrize("reading", [1e308, -1e308])
+def test_a_number_beyond_all_replicas_is_no_more_than_the_maximum(reading: float) -> None:
+    policy = ModelPolicy(max_replicas=3, triggers=(Trigger("jobs", "q", 1e-300),))
+    (found,) = looks(policy, inputs(triggers={"jobs": reading}))
+    assert found.desired == (3 if reading > 0.0 else 1)
+
+
 def test_a_schedule_is_a_minimum_while_it_lasts() -> None:
     # 2023-11-14 22:13:20 UTC.
     policy = ModelPolicy(schedules=(Schedule("0 22 * * *", 3600.0, 5),))
@@ -92,6 +99,8 @@ def test_a_pin_goes_before_everything_but_the_maximum() -> None:
         3,
         4,
     ]
+    assert looks(policy, inputs(2, pin=9))[0].limited_by == "max: 4"
+    assert looks(policy, inputs(2, pin=9, load=None))[0].limited_by == "max: 4"
     pinned = looks(policy, inputs(2, pin=3, load=None))[0]
     assert (pinned.desired, pinned.limited_by) == (3, "pinned")
 

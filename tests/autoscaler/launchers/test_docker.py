@@ -14,7 +14,12 @@ from tideserve.autoscaler.core.fleet import Exit, ModelKey
 from tideserve.autoscaler.errors import LaunchError, NoSuchReplicaError, SettingsError
 from tideserve.autoscaler.launchers import Launcher, Preparer, ReplicaSpec
 from tideserve.autoscaler.launchers.docker import DockerLauncher, DockerSettings
-from tideserve.autoscaler.launchers.engine import Ending, EngineRefusedError
+from tideserve.autoscaler.launchers.engine import (
+    DockerEngine,
+    Ending,
+    EngineDownError,
+    EngineRefusedError,
+)
 
 KEY = ModelKey("digits", 3, "g1")
 SETTINGS = DockerSettings(frontend_address="bridge:8001", poll_s=60.0)
@@ -273,6 +278,14 @@ def test_close_leaves_the_containers_and_no_thread(
     launcher.close()
     assert machine.containers["a-1-0-x"].state == "running"
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("docker-")]
+
+
+@pytest.mark.parametrize("url", ["tcp://h:port", "tcp://127.0.0.1:99999", "tcp://[::1", "nonsense"])
+def test_an_address_of_no_engine_is_an_engine_that_does_not_answer(url: str) -> None:
+    engine = DockerEngine("", {"DOCKER_HOST": url}, 1.0)
+    with pytest.raises(EngineDownError, match=r"the Docker Engine at .* does not answer"):
+        engine.containers("a=b")
+    engine.close()
 
 
 def test_without_the_sdk_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,13 @@ from dataclasses import dataclass, field, replace
 from math import ceil, inf
 from typing import Final
 
-from tideserve.autoscaler.core.capacity import Capacity, capacity, fewest, replicas_for
+from tideserve.autoscaler.core.capacity import (
+    MAX_SERVERS,
+    Capacity,
+    capacity,
+    fewest,
+    replicas_for,
+)
 from tideserve.autoscaler.core.decision import Decision
 from tideserve.autoscaler.core.forecast import MIN_RATE, DayTable, Growth
 from tideserve.autoscaler.core.load import Load
@@ -106,7 +112,7 @@ def _without_data(
     last = state.desired if state.desired is not None else inputs.present
     count, limit = _bounded(last, policy.min_replicas, policy.max_replicas)
     if inputs.pin is not None:
-        count, limit = min(inputs.pin, policy.max_replicas), "pinned"
+        count, limit = _pinned(inputs.pin, policy.max_replicas)
     reason = "no data: nothing changes"
     decision = Decision(count, reason, limit, {"present": float(inputs.present)})
     return replace(state, desired=count, decision=decision), decision
@@ -159,7 +165,7 @@ class _Decider:
         held = count
         count, limit = self._limited(count)
         if self._inputs.pin is not None:
-            count, limit = min(self._inputs.pin, policy.max_replicas), "pinned"
+            count, limit = _pinned(self._inputs.pin, policy.max_replicas)
             reason = f"pinned: at {self._inputs.pin}"
         decision = Decision(count, reason, limit, self._numbers)
         before = state.desired if state.desired is not None else self._inputs.present
@@ -340,7 +346,9 @@ class _Decider:
             reading = self._inputs.triggers.get(trigger.name)
             if reading is not None:
                 self._numbers[f"trigger_{trigger.name}"] = reading
-                count = max(0, ceil(reading / trigger.target - 1e-9))
+                # A foreign number over a tiny target may be beyond any integer.
+                wanted = min(reading / trigger.target, float(MAX_SERVERS))
+                count = ceil(max(0.0, wanted - 1e-9))
                 reason = f"trigger {trigger.name}: {reading:g} of {trigger.target:g} a replica"
             elif trigger.name in known:
                 count, reason = known[trigger.name], f"trigger {trigger.name}: no data, as before"
@@ -429,6 +437,11 @@ class _Decider:
             limit = f"marginal gain: more than {self._gains.cap} gave no more goodput"
         bounded, bound = _bounded(count, policy.min_replicas, policy.max_replicas)
         return bounded, bound or limit
+
+
+def _pinned(pin: int, most: int) -> tuple[int, str]:
+    """A pin goes before all but the maximum."""
+    return (pin, "pinned") if pin <= most else (most, f"max: {most}")
 
 
 def _bounded(count: int, least: int, most: int) -> tuple[int, str | None]:
