@@ -122,6 +122,26 @@ def test_steps_are_limited_up_and_down() -> None:
     assert down[5].limited_by == "steps.down: 1 in 10 s"
 
 
+def test_no_step_keeps_requests_waiting_for_the_first_replica() -> None:
+    policy = ModelPolicy(
+        min_replicas=0, steps=StepLimits(up=1, per_s=3600.0), hold_s=0.0, idle_s=2.0
+    )
+    asked = inputs(0, load=replace(IDLE, queued_requests=1, queued_rows=1))
+    up, *down = looks(policy, asked, *[inputs(1)] * 5)
+    assert (up.desired, down[-1].desired) == (1, 0)
+    again = looks(policy, asked, *[inputs(1)] * 5, asked, replace(asked, ready=1))
+    assert [(d.desired, d.limited_by) for d in again[-2:]] == [(1, None), (1, None)]
+
+
+def test_with_none_allowed_that_is_told_also_while_nobody_asks() -> None:
+    policy = ModelPolicy(min_replicas=0, max_replicas=0, idle_s=1.0)
+    for load in (IDLE, replace(IDLE, queued_requests=1, queued_rows=1), None):
+        last = looks(policy, *[inputs(0, load=load)] * 5)[-1]
+        assert (last.desired, last.limited_by) == (0, "max: 0")
+    unlimited = looks(ModelPolicy(min_replicas=0, idle_s=1.0), *[inputs(0)] * 5)[-1]
+    assert (unlimited.desired, unlimited.limited_by) == (0, None)
+
+
 def test_drops_are_panic_also_where_capacity_seems_enough() -> None:
     first = replace(IDLE, arrivals=10.0)
     then = replace(IDLE, arrivals=14.0, rejected=4.0)

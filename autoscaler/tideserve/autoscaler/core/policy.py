@@ -425,7 +425,8 @@ class _Decider:
         steps = policy.steps
         recent = [by for at_s, by in self._state.changes if self._now_s - at_s < steps.per_s]
         if steps.up is not None and count > last:
-            room = max(0, steps.up - sum(by for by in recent if by > 0))
+            # The first of all is for requests that are held: no step keeps them waiting.
+            room = max(0 if last else 1, steps.up - sum(by for by in recent if by > 0))
             if count - last > room:
                 count, limit = last + room, f"steps.up: {steps.up} in {steps.per_s:g} s"
         if steps.down is not None and count < last:
@@ -445,7 +446,9 @@ def _pinned(pin: int, most: int) -> tuple[int, str]:
 
 
 def _bounded(count: int, least: int, most: int) -> tuple[int, str | None]:
-    """S1."""
+    """S1. With none allowed it is told also while none is wanted: nothing can be woken."""
+    if most == 0:
+        return 0, "max: 0"
     if count < least:
         return least, f"min: {least}"
     if count > most:
