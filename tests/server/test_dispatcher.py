@@ -1015,9 +1015,9 @@ def test_at_zero_calls_fail_after_a_grace_while_the_autoscaler_may_start_nothing
     def decide(limit: str) -> None:
         request = control_pb2.ReportDecisionsRequest(autoscaler_generation=1)
         request.decisions.add(
-            model_name=world.key.name,
-            model_version=world.key.version,
-            generation=world.key.generation,
+            model_name=world.keys[0].name,
+            model_version=world.keys[0].version,
+            generation=world.keys[0].generation,
             decision=control_pb2.Decision(desired=0, reason="because", limited_by=limit),
         )
         world.answer(

@@ -68,6 +68,22 @@ def test_a_held_request_wakes_a_model_at_zero() -> None:
     assert woken.desired == 1
 
 
+def test_s2_the_first_replica_of_all_needs_no_data_but_the_frontend_s() -> None:
+    policy = ModelPolicy(min_replicas=0, idle_s=1.0)
+    unknown = inputs(0, load=None)
+    held = replace(unknown, held_requests=2)
+    waking = looks(policy, unknown, held, replace(held, starting=1), replace(unknown, ready=1))
+    assert [d.desired for d in waking] == [0, 1, 1, 1]
+    assert waking[1].reason == "no data: wake: 2 requests are held"
+    assert waking[3].reason == "no data: nothing changes"
+    first = looks(policy, replace(unknown, was_ready=False))[0]
+    assert (first.desired, kind(first)) == (1, "no data")
+    # Numbers of before they came do not keep them waiting.
+    stale = inputs(0, held_requests=1)
+    idle = [*[inputs(0)] * 5, stale]
+    assert [d.desired for d in looks(policy, *idle)][-2:] == [0, 1]
+
+
 def test_a_trigger_counts_by_maximum_and_stays_at_its_last_word_without_data() -> None:
     policy = ModelPolicy(triggers=(Trigger("jobs", "q", 10.0),))
     with_data = inputs(triggers={"jobs": 35.0})

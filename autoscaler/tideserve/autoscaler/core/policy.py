@@ -49,7 +49,8 @@ class Inputs:
 
     `present`: READY and STARTING ones (S1). `load` None: no data (S2). `startup_s`: Tc.
     `was_ready`: some replica of this version was, at some time. `triggers`: readings by name; a
-    trigger without one is not known.
+    trigger without one is not known. `held_requests`: by the frontend's own word, whatever the
+    source of loads knows.
     """
 
     ready: int
@@ -61,6 +62,7 @@ class Inputs:
     latency_target_s: float | None = None
     triggers: Mapping[str, float] = field(default_factory=dict)
     pin: int | None = None
+    held_requests: int = 0
 
     @property
     def present(self) -> int:
@@ -108,14 +110,26 @@ def decide(
 def _without_data(
     state: PolicyState, inputs: Inputs, policy: ModelPolicy
 ) -> tuple[PolicyState, Decision]:
-    """S2: what was desired stays; at first, what there is."""
-    last = state.desired if state.desired is not None else inputs.present
-    count, limit = _bounded(last, policy.min_replicas, policy.max_replicas)
+    """S2: what was desired stays; at first, what there is. But for the first replica of all: the
+    frontend's own word is enough for it."""
+    count = state.desired if state.desired is not None else inputs.present
+    reason, held = "no data: nothing changes", state.held
+    if count == 0 and (why := _first_of_all(inputs)):
+        count, reason, held = 1, f"no data: {why}", 1
+    count, limit = _bounded(count, policy.min_replicas, policy.max_replicas)
     if inputs.pin is not None:
         count, limit = _pinned(inputs.pin, policy.max_replicas)
-    reason = "no data: nothing changes"
     decision = Decision(count, reason, limit, {"present": float(inputs.present)})
-    return replace(state, desired=count, decision=decision), decision
+    return replace(state, desired=count, held=held, decision=decision), decision
+
+
+def _first_of_all(inputs: Inputs, queued_requests: int = 0) -> str:
+    """Why there has to be one replica; empty: for no such reason. `queued_requests`: as the
+    source of loads has it."""
+    if not inputs.was_ready:
+        return "first start: the version has not been READY yet"
+    held = max(inputs.held_requests, queued_requests)
+    return f"wake: {held} requests are held" if held and not inputs.present else ""
 
 
 class _Decider:
@@ -367,10 +381,8 @@ class _Decider:
         """One while there is work, and for `idle_s` after it."""
         idle_s = self._now_s - self._active_s
         self._numbers["idle_s"] = idle_s
-        if not self._inputs.was_ready:
-            wants.append(_Want(1, "first start: the version has not been READY yet"))
-        elif self._load.queued_requests and not self._inputs.present:
-            wants.append(_Want(1, f"wake: {self._load.queued_requests} requests are held"))
+        if why := _first_of_all(self._inputs, self._load.queued_requests):
+            wants.append(_Want(1, why))
         elif not self._is_idle:
             wants.append(_Want(1, f"active: asked for {idle_s:.1f} s ago"))
         else:
