@@ -69,7 +69,7 @@ class Ending(Enum):
 @dataclass(frozen=True, slots=True)
 class LoopSettings:
     """`address` and `token` are handed to replicas. A stop drains them for `stop_timeout_s`,
-    for `away_timeout_s` where the frontend is gone, then kills. `dry_run`: decides, tells in
+    for `away_timeout_s` where the frontend is gone, then kills, and waits that long for their end. `dry_run`: decides, tells in
     the log, and does nothing. Decisions are reported when they change and every `report_s`."""
 
     address: str
@@ -252,7 +252,13 @@ class Loop:
         for handle in self._launcher.list():
             if handle.prepared and handle.exit is None:
                 self._launcher.kill(handle)
+        killed_s = self._clock()
+        while self._running() and self._clock() - killed_s < settings.away_timeout_s:
+            self._wake.wait(settings.tick_s)
         self.step()  # reports those that ended since the last look
+        for handle in self._launcher.list():
+            if handle.exit is not None:  # the frontend cannot be told of it any more
+                self._launcher.kill(handle)
 
     def _running(self) -> list[Handle]:
         return [

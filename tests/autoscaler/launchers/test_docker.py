@@ -15,6 +15,7 @@ from tideserve.autoscaler.errors import LaunchError, NoSuchReplicaError, Setting
 from tideserve.autoscaler.launchers import Launcher, Preparer, ReplicaSpec
 from tideserve.autoscaler.launchers.docker import DockerLauncher, DockerSettings
 from tideserve.autoscaler.launchers.engine import (
+    Container,
     DockerEngine,
     Ending,
     EngineDownError,
@@ -286,6 +287,39 @@ def test_an_address_of_no_engine_is_an_engine_that_does_not_answer(url: str) -> 
     with pytest.raises(EngineDownError, match=r"the Docker Engine at .* does not answer"):
         engine.containers("a=b")
     engine.close()
+
+
+def test_what_is_asked_for_during_the_last_look_is_done_before_the_close_is_over(
+    machine: FakeMachine,
+) -> None:
+    looking, closing = threading.Event(), threading.Event()
+
+    class SlowEngine(FakeEngine):
+        """One look lasts until the launcher is closed."""
+
+        def containers(self, label: str) -> list[Container]:
+            found = super().containers(label)
+            if machine.slow and threading.current_thread() is not threading.main_thread():
+                machine.slow = False
+                looking.set()
+                assert closing.wait(10)
+            return found
+
+        def close(self) -> None:
+            closing.set()
+            super().close()
+
+    launcher = DockerLauncher(SETTINGS, lambda: None, connect=lambda: SlowEngine(machine))
+    launcher.open()
+    handle = launcher.start(spec())
+    machine.end("a-1-0-x", Ending(0))
+    exit_of(launcher)
+    machine.slow = True
+    machine.tell()
+    assert looking.wait(10)
+    launcher.kill(handle)
+    launcher.close()
+    assert machine.containers == {}
 
 
 def test_without_the_sdk_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
