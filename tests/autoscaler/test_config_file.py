@@ -160,6 +160,14 @@ def test_merge_keys_are_yaml_like_any_other() -> None:
         ("standby: 65", "less than or equal to 64, got 65"),
         ("standby: many", "standby: input should be a valid integer"),
         ("models: {a: {min: 9}}", "models.a: expected min to be at most max, got min 9, max 8"),
+        (
+            "models: {a: {max: 2, schedules: [{cron: '* * * * *', duration: 1h, min: 3}]}}",
+            "models.a: schedules: expected min to be at most max, got min 3, max 2",
+        ),
+        (
+            "devices: [{memory: 1KB}, {name: 'gpu:0', memory: 2KB}]\nmodels: {a: {memory: 3KB}}",
+            "memory of a: expected at most 2000 bytes, the most that a device has, got 3000",
+        ),
         ("models: {a: {max: 5000}}", "models.a.max: input should be less than or equal to 4096"),
         ("models: {a: {hold: .nan}}", "models.a.hold: input should be a finite number"),
         ("models: {a: {hold: .inf}}", "models.a.hold: input should be a finite number"),

@@ -34,6 +34,7 @@ from tideserve.autoscaler.core.settings import (
 )
 from tideserve.autoscaler.quantity import (
     MAX_CORE,
+    MAX_SIZE,
     address_of,
     bytes_of,
     cores_of,
@@ -318,6 +319,12 @@ class ModelSection(Section):
     def _check(self) -> Self:
         if self.min > self.max:
             raise ValueError(f"expected min to be at most max, got min {self.min}, max {self.max}")
+        for schedule in self.schedules:
+            if schedule.min > self.max:
+                raise ValueError(
+                    f"schedules: expected min to be at most max, got min {schedule.min}, "
+                    f"max {self.max}"
+                )
         names = [trigger.name for trigger in self.triggers]
         if len(set(names)) < len(names):
             raise ValueError(f"expected triggers of different names, got {', '.join(names)}")
@@ -414,6 +421,13 @@ class AutoscalerFile(Section):
                 "prometheus: expected one Prometheus server, got another one in "
                 "source.prometheus; leave this one out"
             )
+        most_bytes = max((device.memory or MAX_SIZE) for device in self.devices)
+        for name, model in {"defaults": self.defaults, **self.models}.items():
+            if model.memory > most_bytes:
+                raise ValueError(
+                    f"memory of {name}: expected at most {most_bytes} bytes, the most that a "
+                    f"device has, got {model.memory}"
+                )
         if self.prometheus_server is None:
             for name, model in {"defaults": self.defaults, **self.models}.items():
                 if model.triggers:
