@@ -188,6 +188,16 @@ def test_a_replica_runs_on_its_cores_and_with_as_many_threads(
     assert told["settings"]["threads"] == 1
 
 
+def test_cores_that_the_machine_has_not_are_said_in_words(open_launcher: OpenLauncher) -> None:
+    launcher = open_launcher()
+    launcher.start(replace(spec("a", "exit:0"), cores=frozenset({8000, 8001})))
+    ended = eventually(partial(exit_of, launcher, "a"))
+    assert ended is not None
+    assert ended.cause == "exit code 1"
+    assert "cores: expected CPUs of this machine" in ended.log_tail[-1]
+    assert "got 8000, 8001" in ended.log_tail[-1]
+
+
 def test_a_replica_sees_its_gpu_alone_and_calls_it_the_first(
     open_launcher: OpenLauncher, tmp_path: Path
 ) -> None:
