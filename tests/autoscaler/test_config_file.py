@@ -1,5 +1,6 @@
 """What is in an autoscaler file and what is wrong with it."""
 
+import json
 from datetime import UTC
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.autoscaler.key_table import keys
 from tideserve.autoscaler.config import AutoscalerFile, DockerLauncherSection
 from tideserve.autoscaler.config_file import MAX_BYTES, parse_config, read_config
 from tideserve.autoscaler.core.settings import (
@@ -175,8 +177,16 @@ def test_merge_keys_are_yaml_like_any_other() -> None:
         ("models: {a: {memory: lots}}", "models.a.memory: expected bytes, or a size such as"),
         ("models: {a: {queue_latency: {target: 0}}}", "target: input should be greater than 0"),
         ("models: {a: {queue_latency: {quantile: 1}}}", "quantile: input should be less than 1"),
-        ("models: {a: 3}", "models.a: input should be"),
-        ("models: [a]", "models: input should be a valid dictionary"),
+        ("models: {a: 3}", "models.a: expected keys and values, got 3"),
+        ("models: [a]", "models: expected keys and values, got ['a']"),
+        (
+            "models: {a: {queue_latency: 50ms}}",
+            "models.a.queue_latency: expected keys and values, got '50ms'",
+        ),
+        ("server: 'h:1'", "server: expected keys and values, got 'h:1'"),
+        ("devices: [cpu]", "devices.0: expected keys and values, got 'cpu'"),
+        ("devices: {name: cpu}", "devices: expected a list, got {'name': 'cpu'}"),
+        ("launcher: [docker]", "launcher: expected 'process' or a mapping, got ['docker']"),
         ("devices: []", "devices: tuple should have at least 1 item"),
         ("devices: [{name: tpu}]", "devices.0.name: string should match pattern"),
         ("devices: [{name: cpu}, {name: cpu}]", "devices: expected different names, got cpu, cpu"),
@@ -290,6 +300,33 @@ def test_a_file_that_cannot_be_read_is_said(tmp_path: Path) -> None:
 def test_any_bytes_are_a_file_or_a_config_error(data: bytes) -> None:
     try:
         assert isinstance(parse_config(data, "f"), AutoscalerFile)
+    except ConfigError as error:
+        assert str(error).startswith("f: ")  # noqa: PT017 - either outcome is right
+
+
+PATHS = [path for path, _ in keys(AutoscalerFile)]
+ODD = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from(
+        [10**400, "1e400", "9" * 400, "9" * 400 + "GB", "50ms", "-1", "0x1F", "../m"]
+    ),
+    lambda inner: (
+        st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=4), inner, max_size=2)
+    ),
+    max_leaves=4,
+)
+
+
+@given(st.sampled_from(PATHS), ODD)
+def test_whatever_a_key_has_is_a_file_or_an_error_in_words(path: str, value: object) -> None:
+    for part in reversed(path.replace("[]", ".[]").split(".")):
+        value = [value] if part == "[]" else {part: value}
+    try:
+        assert isinstance(parse_config(json.dumps(value).encode(), "f"), AutoscalerFile)
     except ConfigError as error:
         assert str(error).startswith("f: ")  # noqa: PT017 - either outcome is right
 

@@ -81,13 +81,15 @@ def _yaml_problem(error: yaml.YAMLError) -> str:
 
 def _says(detail: ErrorDetails, details: list[ErrorDetails]) -> bool:
     """Not of the alternative that was not meant: `process` where a mapping came, a mapping
-    where a word came. Nor that a list is short of what is wrong in it."""
+    where something else came. Nor that a list is short of what is wrong in it."""
     given, at = detail["input"], detail["loc"]
     if detail["type"] == "too_short":
         return not any(other["loc"][: len(at)] == at for other in details if other is not detail)
     if detail["type"] == "literal_error":
         return not isinstance(given, dict)
-    return not (detail["type"] == "model_type" and isinstance(given, str))
+    return detail["type"] != "model_type" or not any(
+        other["type"] == "literal_error" and other["loc"][:-1] == at[:-1] for other in details
+    )
 
 
 def _line(detail: ErrorDetails) -> str:
@@ -103,6 +105,10 @@ def _line(detail: ErrorDetails) -> str:
         case "value_error":
             said = detail["msg"].removeprefix("Value error, ")
             return f"{where}: {said}"
+        case "model_type" | "dict_type":
+            return f"{where}: expected keys and values, got {_short(given)}"
+        case "tuple_type":
+            return f"{where}: expected a list, got {_short(given)}"
         case "literal_error":
             return (
                 f"{where}: expected {detail['ctx']['expected']} or a mapping, got {_short(given)}"
