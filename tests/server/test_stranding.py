@@ -58,6 +58,7 @@ def test_an_autoscaler_makes_the_grace_begin_anew_and_what_was_given_up_ready() 
     assert world.state() is ModelState.READY
     world.look(2 * GRACE_S)
     assert world.state() is ModelState.UNAVAILABLE
+    assert not world.models.all_ready()
 
     world.look(2 * GRACE_S, has_autoscaler=True)
     assert world.state() is ModelState.READY
@@ -99,6 +100,7 @@ def test_one_that_its_autoscaler_may_not_start_is_unavailable_until_it_may() -> 
     assert "its autoscaler may not start one: max: 0" in failed.detail
     world.look(2 * GRACE_S, has_autoscaler=True, limit="max: 0")
     assert world.state() is ModelState.UNAVAILABLE
+    assert world.models.all_ready(), "that is no fault of the server's"
     assert world.look(2 * GRACE_S, has_autoscaler=True) == []
     assert world.state() is ModelState.READY
 

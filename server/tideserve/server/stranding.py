@@ -54,7 +54,7 @@ class Stranding:
             if now_s - since_s >= GRACE_S:
                 why = LIMITED.format(limited[key]) if has_autoscaler else REASON
                 self._stranded.add(key)
-                self._models.fail(key, why)
+                self._models.fail(key, why, held_back=has_autoscaler)
                 actions += self._scheduler.fail_queued(key, f"{key} cannot be served: {why}")
         return actions
 
