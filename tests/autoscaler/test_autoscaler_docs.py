@@ -5,7 +5,7 @@ import re
 import pytest
 
 from tests.autoscaler.key_table import PAGE, keys, table
-from tideserve.autoscaler.config import AutoscalerFile
+from tideserve.autoscaler.config import AutoscalerFile, DockerSection
 from tideserve.autoscaler.config_file import parse_config, read_config
 
 TEXT = PAGE.read_text(encoding="utf-8")
@@ -30,3 +30,11 @@ def test_the_example_files_are_good() -> None:
     assert [path.name for path in EXAMPLES] == ["docker.yaml", "processes.yaml"]
     for path in EXAMPLES:
         assert read_config(path) != AutoscalerFile()
+
+
+def test_the_page_of_containers_has_the_launcher_s_keys_and_no_others() -> None:
+    page = (PAGE.parent / "docker.md").read_text(encoding="utf-8")
+    table = page.partition("| key | default | meaning |")[2].partition("\n\n")[0]
+    firsts = re.findall(r"^\|([^|]*)\|", table, re.MULTILINE)
+    named = [name for first in firsts for name in re.findall(r"`(\w+)`", first)]
+    assert sorted(named) == sorted(DockerSection.model_fields)

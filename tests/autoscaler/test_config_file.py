@@ -1,5 +1,6 @@
 """What is in an autoscaler file and what is wrong with it."""
 
+import json
 from datetime import UTC
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.autoscaler.key_table import keys
 from tideserve.autoscaler.config import AutoscalerFile, DockerLauncherSection
 from tideserve.autoscaler.config_file import MAX_BYTES, parse_config, read_config
 from tideserve.autoscaler.core.settings import (
@@ -154,12 +156,20 @@ def test_merge_keys_are_yaml_like_any_other() -> None:
         ),
         (
             "launcher: {docker: {frontend_address: 'f:1', models_source: ''}}",
-            "launcher.docker.models_source: string should have at least 1 character",
+            "launcher.docker.models_source: expected a path from the root, or a volume's name",
         ),
         ("standby: -1", "standby: input should be greater than or equal to 0, got -1"),
         ("standby: 65", "less than or equal to 64, got 65"),
         ("standby: many", "standby: input should be a valid integer"),
         ("models: {a: {min: 9}}", "models.a: expected min to be at most max, got min 9, max 8"),
+        (
+            "models: {a: {max: 2, schedules: [{cron: '* * * * *', duration: 1h, min: 3}]}}",
+            "models.a: schedules: expected min to be at most max, got min 3, max 2",
+        ),
+        (
+            "devices: [{memory: 1KB}, {name: 'gpu:0', memory: 2KB}]\nmodels: {a: {memory: 3KB}}",
+            "memory of a: expected at most 2000 bytes, the most that a device has, got 3000",
+        ),
         ("models: {a: {max: 5000}}", "models.a.max: input should be less than or equal to 4096"),
         ("models: {a: {hold: .nan}}", "models.a.hold: input should be a finite number"),
         ("models: {a: {hold: .inf}}", "models.a.hold: input should be a finite number"),
@@ -167,8 +177,16 @@ def test_merge_keys_are_yaml_like_any_other() -> None:
         ("models: {a: {memory: lots}}", "models.a.memory: expected bytes, or a size such as"),
         ("models: {a: {queue_latency: {target: 0}}}", "target: input should be greater than 0"),
         ("models: {a: {queue_latency: {quantile: 1}}}", "quantile: input should be less than 1"),
-        ("models: {a: 3}", "models.a: input should be"),
-        ("models: [a]", "models: input should be a valid dictionary"),
+        ("models: {a: 3}", "models.a: expected keys and values, got 3"),
+        ("models: [a]", "models: expected keys and values, got ['a']"),
+        (
+            "models: {a: {queue_latency: 50ms}}",
+            "models.a.queue_latency: expected keys and values, got '50ms'",
+        ),
+        ("server: 'h:1'", "server: expected keys and values, got 'h:1'"),
+        ("devices: [cpu]", "devices.0: expected keys and values, got 'cpu'"),
+        ("devices: {name: cpu}", "devices: expected a list, got {'name': 'cpu'}"),
+        ("launcher: [docker]", "launcher: expected 'process' or a mapping, got ['docker']"),
         ("devices: []", "devices: tuple should have at least 1 item"),
         ("devices: [{name: tpu}]", "devices.0.name: string should match pattern"),
         ("devices: [{name: cpu}, {name: cpu}]", "devices: expected different names, got cpu, cpu"),
@@ -205,6 +223,39 @@ def test_merge_keys_are_yaml_like_any_other() -> None:
         ("a: &a [*a, *a]", "a: unknown key"),
         ("models: !!python/object/apply:os.system [true]", "expected YAML: could not determine"),
         ("? [a]\n: 1", "expected YAML"),
+        (f"models: {{a: {{hold: {'9' * 400}}}}}", "hold: input should be a finite number, got inf"),
+        (f"models: {{a: {{memory: {'9' * 400}GB}}}}", "models.a.memory: expected at most"),
+        (f"models: {{a: {{memory: {'9' * 400}}}}}", "models.a.memory: expected at most"),
+        (f"standby: 0x{'f' * 6000}", "standby: input should be less than or equal to 64"),
+        (
+            (
+                "models: {a: {schedules: [{cron: '* * * * *', duration: 1h, min: 2, "
+                f"timezone: {'a' * 300}}}]}}}}"
+            ),
+            "timezone: expected a name such as Europe/Berlin, got 'aaa",
+        ),
+        ("defaults: &d {steps: *d}\nmodels: {a: *d}", "expected sections that end, got one within"),
+        ("devices: [{name: 'gpu:0'}, {name: 'gpu:00'}]", "devices.1.name: string should match"),
+        (
+            "launcher: {docker: {frontend_address: 'f:1', models_source: ./m, models_path: m}}",
+            "models_source: expected a path from the root, or a volume's name, got './m'",
+        ),
+        (
+            "launcher: {docker: {frontend_address: 'f:1', models_source: m, models_path: m}}",
+            "models_path: expected a path from the root such as /models, got 'm'",
+        ),
+        (
+            "launcher: {docker: {frontend_address: 'f:1', models_source: m, link_source: ../m}}",
+            "link_source: expected a path from the root, or a volume's name, got '../m'",
+        ),
+        (
+            "launcher: {docker: {frontend_address: 'f:1', models_source: m, image: ''}}",
+            "launcher.docker.image: string should have at least 1 character",
+        ),
+        (
+            "launcher: {docker: {frontend_address: 'f:1', models_source: m, cpus: 1.0e+300}}",
+            "launcher.docker.cpus: input should be less than or equal to 8192",
+        ),
     ],
 )
 def test_what_is_wrong_is_said_with_its_place(text: str, said: str) -> None:
@@ -212,6 +263,16 @@ def test_what_is_wrong_is_said_with_its_place(text: str, said: str) -> None:
         parse(text)
     assert said in str(caught.value)
     assert all(line.startswith("file.yaml: ") for line in str(caught.value).splitlines())
+
+
+def test_what_is_wrong_is_not_told_at_its_full_length() -> None:
+    # A hundred million words, from aliases.
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 8)]
+    with pytest.raises(ConfigError) as caught:
+        parse("\n".join([*lines, "standby: *a7"]))
+    (line,) = (line for line in str(caught.value).splitlines() if ": standby: " in line)
+    assert len(line) < 200
 
 
 def test_every_mistake_is_a_line() -> None:
@@ -239,6 +300,33 @@ def test_a_file_that_cannot_be_read_is_said(tmp_path: Path) -> None:
 def test_any_bytes_are_a_file_or_a_config_error(data: bytes) -> None:
     try:
         assert isinstance(parse_config(data, "f"), AutoscalerFile)
+    except ConfigError as error:
+        assert str(error).startswith("f: ")  # noqa: PT017 - either outcome is right
+
+
+PATHS = [path for path, _ in keys(AutoscalerFile)]
+ODD = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from(
+        [10**400, "1e400", "9" * 400, "9" * 400 + "GB", "50ms", "-1", "0x1F", "../m"]
+    ),
+    lambda inner: (
+        st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=4), inner, max_size=2)
+    ),
+    max_leaves=4,
+)
+
+
+@given(st.sampled_from(PATHS), ODD)
+def test_whatever_a_key_has_is_a_file_or_an_error_in_words(path: str, value: object) -> None:
+    for part in reversed(path.replace("[]", ".[]").split(".")):
+        value = [value] if part == "[]" else {part: value}
+    try:
+        assert isinstance(parse_config(json.dumps(value).encode(), "f"), AutoscalerFile)
     except ConfigError as error:
         assert str(error).startswith("f: ")  # noqa: PT017 - either outcome is right
 

@@ -8,8 +8,9 @@ import httpx
 import pytest
 from prometheus_client import CollectorRegistry, Gauge
 
+from tests.autoscaler.waiting import eventually
 from tideserve.autoscaler.errors import LaunchError, NoSuchReplicaError, SettingsError
-from tideserve.autoscaler.http import HttpServer
+from tideserve.autoscaler.http import MAX_CALLERS, HttpServer
 
 
 class Decisions:
@@ -93,3 +94,27 @@ def test_a_taken_port_is_an_error_or_another_one_is_taken() -> None:
             assert httpx.get(f"http://{server.address}/healthz", trust_env=False).text == "ok\n"
         finally:
             server.close()
+
+
+def test_callers_beyond_the_bound_are_turned_away_until_one_leaves() -> None:
+    server = make()
+    server.start()
+    host, _, port = server.address.rpartition(":")
+    callers = [socket.create_connection((host, int(port)), 10) for _ in range(MAX_CALLERS)]
+    try:
+        with socket.create_connection((host, int(port)), 10) as late:
+            assert late.recv(1) == b""
+        callers.pop().close()
+        with httpx.Client(base_url=f"http://{server.address}", trust_env=False) as client:
+
+            def is_healthy() -> bool:
+                try:
+                    return client.get("/healthz").status_code == 200
+                except httpx.TransportError:  # the one that left has its thread yet
+                    return False
+
+            eventually(is_healthy)
+    finally:
+        for caller in callers:
+            caller.close()
+        server.close()

@@ -272,6 +272,7 @@ def test_a_stop_without_a_frontend_does_not_wait_for_long() -> None:
     assert loop.run() is Ending.STOPPED
     assert 1.0 <= clock.now_s - began_s < 2.0
     assert sum(line.startswith("kill") for line in fleet.calls) == 1
+    assert fleet.list() == [], "what ended is forgotten though nobody can be told"
 
 
 def test_a_second_stop_kills_at_once() -> None:

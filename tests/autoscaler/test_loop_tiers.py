@@ -74,6 +74,7 @@ def loop_of(
     notes: Notes | None = None,
     changes: Callable[[], Change] = lambda: None,
     dry_run: bool = False,
+    named: Callable[[], frozenset[str]] = frozenset,
 ) -> Loop:
     settings = LoopSettings("127.0.0.1:1", "token", tick_s=0.0, rules=rules, dry_run=dry_run)
     return Loop(
@@ -87,6 +88,7 @@ def loop_of(
         life=1,
         journal=notes,
         changes=changes,
+        named=named,
         clock=clock,
     )
 
@@ -310,6 +312,15 @@ def test_another_policy_and_other_rules_take_effect_at_the_next_look() -> None:
     assert fleet.specs[-1].threads == 7
     loop.step()
     assert len(fleet.handles) == 3
+
+
+def test_a_name_that_no_model_has_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    names = frozenset({"digits", "digit"})
+    loop = loop_of(Fleet(), Time(), Rules(), named=lambda: names)
+    loop.step()
+    loop.step()
+    told = [text for text in caplog.messages if text.startswith("models.")]
+    assert told == ["models.digit: the frontend serves no model of that name; there are: digits"]
 
 
 def test_a_dry_run_decides_and_tells_and_does_nothing(caplog: pytest.LogCaptureFixture) -> None:

@@ -19,20 +19,34 @@ from examples.demo.scenario import Phase, arrivals, duration_s
 from tests.docker.own_engine import OwnEngine
 from tests.e2e.processes import autoscaler_of
 from tests.e2e.server import Server, wait_until
-from tideserve.v1.control_pb2 import READY
+from tideserve.v1.control_pb2 import READY, STARTING, ReplicaState
 
 pytestmark = [pytest.mark.docker, pytest.mark.e2e, pytest.mark.timeout(240)]
 
 MODEL = repository.MODEL
 OUTAGE_S = 9.0
+# Long enough that an autoscaler is killed and started again meanwhile.
+SLOW_LOAD = """
+
+class Model(Model):
+    def load(self, context):
+        import time
+
+        time.sleep(6.0)
+        super().load(context)
+"""
+# What nobody wants, or one too many, is ended 5 s after it was found (`Rules.grace_s`).
+SETTLED_S = 12.0
 
 
 @dataclass(frozen=True, slots=True)
 class Elastic:
-    """A server, the mark of its containers, and the engine that runs them ("": the default)."""
+    """A server, the mark of its containers, its autoscaler file, and the engine that runs them
+    ("": the default)."""
 
     server: Server
     owner: str
+    file: Path
     engine_url: str = ""
 
     def ready(self) -> int:
@@ -41,6 +55,14 @@ class Elastic:
 
     def known(self) -> set[str]:
         return {replica.id for replica in self.server.snapshot().replicas}
+
+    def joined(self, state: ReplicaState) -> set[str]:
+        """Replicas of the model in that state, whose containers have called."""
+        return {
+            replica.id
+            for replica in self.server.snapshot().replicas
+            if replica.model == MODEL and replica.state == state and replica.pid
+        }
 
     def containers(self, *options: str) -> list[str]:
         label = f"--filter=label=tideserve.owner={self.owner}"
@@ -54,13 +76,22 @@ class Elastic:
 
 @contextmanager
 def serving(
-    state: Path, host: str, launcher: str, *, engine_url: str = "", least: int = 0
+    state: Path,
+    host: str,
+    launcher: str,
+    *,
+    engine_url: str = "",
+    least: int = 0,
+    model_code: str = "",
 ) -> Iterator[Elastic]:
-    """With one standby container and one prepared one; containers reach it at `host`."""
+    """With one standby container and one prepared one; containers reach it at `host`.
+    `model_code`: at the end of the model's."""
     # Containers run as another user, who has to get at the models.
     folder = Path(tempfile.mkdtemp(prefix="tideserve-docker-"))
     folder.chmod(0o755)
     models, _ = repository.write(folder)
+    with (models / MODEL / "1" / "model.py").open("a", encoding="utf-8") as model:
+        model.write(model_code)
     with socket.create_server(("127.0.0.1", 0)) as found:
         port = found.getsockname()[1]
     owner = f"{state.name}-{port}"
@@ -72,7 +103,7 @@ def serving(
     )
     server = Server(models, state, (f"--autoscaler={file}", "--host=0.0.0.0"))
     server.grpc_port = port
-    elastic = Elastic(server, owner, engine_url)
+    elastic = Elastic(server, owner, file, engine_url)
     try:
         server.start()
         server.wait_ready()
@@ -129,6 +160,43 @@ def test_containers_follow_the_load_through_deaths_of_the_autoscaler(elastic: El
     # What runs is what the frontend knows: no orphans, no duplicates.
     running = "--filter=status=running"
     wait_until(lambda: set(elastic.containers(running)) == elastic.known(), 30, lambda: server.log)
+
+
+def test_an_autoscaler_that_dies_while_containers_load_their_model_leaves_none_too_many(
+    image: str, bridge_address: str, tmp_path: Path
+) -> None:
+    launcher = f"image: '{image}'"
+    with serving(
+        tmp_path / "state", bridge_address, launcher, least=1, model_code=SLOW_LOAD
+    ) as elastic:
+        server = elastic.server
+        first = elastic.joined(READY)
+        text = elastic.file.read_text(encoding="utf-8")
+        text = text.replace("min: 1", "min: 3").replace("max: 8", "max: 3")
+        elastic.file.write_text(text, encoding="utf-8")
+        wait_until(lambda: len(elastic.joined(STARTING)) == 2, 20, lambda: server.log)
+        every = first | elastic.joined(STARTING)
+        load = Load(server.address)
+
+        async def kill() -> None:
+            await asyncio.to_thread(autoscaler_of(server).kill)
+            await asyncio.to_thread(wait_until, lambda: "adopted replica" in server.log, 10)
+            assert elastic.joined(READY) == first, "it was to meet containers that do not serve"
+            await asyncio.to_thread(wait_until, lambda: elastic.joined(READY) == every, 20)
+
+        asyncio.run(both(load, (Phase("steady", 10.0, 20.0),), kill()))
+        assert load.answers.failures == {}
+        running = "--filter=status=running"
+        ends_s = time.monotonic() + SETTLED_S
+        while time.monotonic() < ends_s:
+            others = set(elastic.containers(running)) - every
+            assert len(others) <= 1, "beside them one stands by"
+            assert all(name.startswith("standby-") for name in others)
+            time.sleep(0.5)
+        wait_until(
+            lambda: set(elastic.containers(running)) == elastic.known(), 10, lambda: server.log
+        )
+        assert elastic.joined(READY) == every
 
 
 def test_an_engine_that_stops_and_starts_under_load_costs_no_call(

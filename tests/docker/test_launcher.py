@@ -210,7 +210,7 @@ def test_models_may_be_a_volume(open_launcher: OpenLauncher) -> None:
         ({"image": "tideserve:missing"}, "docker build --target cpu -t tideserve:missing"),
         ({"network": "no-such-network"}, "docker network create no-such-network"),
         ({"models_source": "/no/such/folder"}, "'/no/such/folder' does not exist"),
-        ({"memory_bytes": MIB}, "memory for container refused-1-0-a: Minimum memory limit"),
+        ({"memory_bytes": MIB}, "less than the engine allows: Minimum memory limit"),
     ],
 )
 def test_what_the_engine_refuses_is_said_with_what_to_do_and_leaves_nothing(

@@ -1010,6 +1010,41 @@ def test_at_zero_without_an_autoscaler_calls_fail_after_a_grace_and_an_autoscale
     assert world.is_open(waiting)
 
 
+def test_at_zero_calls_fail_after_a_grace_while_the_autoscaler_may_start_nothing() -> None:
+    world = World()
+    watch(world, generation=1)
+    at_zero(world)
+
+    def decide(limit: str) -> None:
+        request = control_pb2.ReportDecisionsRequest(autoscaler_generation=1)
+        request.decisions.add(
+            model_name=world.keys[0].name,
+            model_version=world.keys[0].version,
+            generation=world.keys[0].generation,
+            decision=control_pb2.Decision(desired=0, reason="because", limited_by=limit),
+        )
+        world.answer(
+            world.call(control("ReportDecisions"), request), control_pb2.ReportDecisionsResponse
+        )
+
+    decide("max: 0")
+    waiting = world.infer()
+    world.turn(after_s=0.1)
+    world.turn(after_s=GRACE_S - 1.0)
+    assert world.is_open(waiting)
+    world.turn(after_s=1.1)
+    for call_id in (waiting, world.infer()):
+        status = world.failed(call_id)
+        assert status.code == Code.UNAVAILABLE
+        assert "its autoscaler may not start one: max: 0" in status.message
+
+    decide("")
+    world.turn(after_s=0.1)
+    waiting = world.infer()
+    world.turn(after_s=0.1)
+    assert world.is_open(waiting)
+
+
 def test_decisions_of_nobody_are_refused() -> None:
     world = World()
     status = world.failed(

@@ -29,8 +29,9 @@ class World:
     def state(self) -> ModelState:
         return self.models.entries[self.key].state
 
-    def look(self, now_s: float, *, has_autoscaler: bool = False) -> list[Action]:
-        return self.stranding.look(has_autoscaler=has_autoscaler, now_s=now_s)
+    def look(self, now_s: float, *, has_autoscaler: bool = False, limit: str = "") -> list[Action]:
+        limited = {self.key: limit} if limit else {}
+        return self.stranding.look(has_autoscaler=has_autoscaler, now_s=now_s, limited=limited)
 
 
 def test_after_the_grace_what_waits_fails_as_unavailable() -> None:
@@ -57,6 +58,7 @@ def test_an_autoscaler_makes_the_grace_begin_anew_and_what_was_given_up_ready() 
     assert world.state() is ModelState.READY
     world.look(2 * GRACE_S)
     assert world.state() is ModelState.UNAVAILABLE
+    assert not world.models.all_ready()
 
     world.look(2 * GRACE_S, has_autoscaler=True)
     assert world.state() is ModelState.READY
@@ -83,3 +85,32 @@ def test_a_version_that_fails_for_another_reason_is_not_made_ready() -> None:
     world.look(GRACE_S, has_autoscaler=True)
     assert world.state() is ModelState.UNAVAILABLE
     assert world.models.entries[world.key].reason == "broken"
+
+
+def test_one_that_its_autoscaler_may_not_start_is_unavailable_until_it_may() -> None:
+    world = World()
+    assert world.scheduler.on_arrival(world.key, Request(1, 1, 8, "s", 0.0), 0.0) is None
+    assert world.look(0.0, has_autoscaler=True, limit="max: 0") == []
+    assert world.look(GRACE_S - 0.1, has_autoscaler=True, limit="max: 0") == []
+
+    (failed,) = world.look(GRACE_S, has_autoscaler=True, limit="max: 0")
+
+    assert isinstance(failed, Fail)
+    assert failed.cause is FailureCause.UNAVAILABLE
+    assert "its autoscaler may not start one: max: 0" in failed.detail
+    world.look(2 * GRACE_S, has_autoscaler=True, limit="max: 0")
+    assert world.state() is ModelState.UNAVAILABLE
+    assert world.models.all_ready(), "that is no fault of the server's"
+    assert world.look(2 * GRACE_S, has_autoscaler=True) == []
+    assert world.state() is ModelState.READY
+
+
+def test_a_limit_of_another_version_or_one_that_has_a_replica_strands_nobody() -> None:
+    world = World()
+    other = {ModelKey("other", 1, "g"): "max: 0"}
+    for now_s in (0.0, GRACE_S):
+        assert world.stranding.look(has_autoscaler=True, now_s=now_s, limited=other) == []
+    world.scheduler.members.announce("r", world.key, 1.0)
+    for now_s in (0.0, GRACE_S, 2 * GRACE_S):
+        assert world.look(now_s, has_autoscaler=True, limit="pinned") == []
+    assert world.state() is ModelState.READY

@@ -113,6 +113,7 @@ def run(plan: Plan) -> Ending:
             life=frontend.generation,
             journal=None if plan.dry_run else journal,
             changes=lambda: _changes(plan, samples),
+            named=lambda: frozenset(plan.file.models if plan.file is not None else ()),
             orphaned=lambda: plan.child and os.getppid() != parent,
         )
         _obey_signals(loop, child=plan.child)

@@ -17,6 +17,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    ValidationInfo,
     WithJsonSchema,
     field_validator,
     model_validator,
@@ -32,10 +33,13 @@ from tideserve.autoscaler.core.settings import (
     Trigger,
 )
 from tideserve.autoscaler.quantity import (
+    MAX_CORE,
+    MAX_SIZE,
     address_of,
     bytes_of,
     cores_of,
     host_port_of,
+    mounted_of,
     seconds_of,
 )
 
@@ -109,12 +113,11 @@ class PrometheusSection(Section):
 class DockerSection(Section):
     """Replicas as containers of a Docker Engine."""
 
-    image: str = Field(default="tideserve:cpu", description="The server's image.")
+    image: str = Field(default="tideserve:cpu", min_length=1, description="The server's image.")
     frontend_address: HostPort = Field(
         description="HOST:PORT of the frontend, as the containers reach it."
     )
-    models_source: str = Field(
-        min_length=1,
+    models_source: Annotated[str, AfterValidator(mounted_of)] = Field(
         description="The model repository: a path of the engine's machine, or a volume's name.",
     )
     models_path: str = Field(
@@ -137,11 +140,20 @@ class DockerSection(Section):
     )
     user: str = Field(default="", description="UID:GID in the containers; by default the image's.")
     memory: Bytes = Field(default=0, ge=0, description="Memory limit of a replica; 0: none.")
-    cpus: float = Field(default=0.0, ge=0, description="CPUs that a replica may use; 0: all.")
+    cpus: float = Field(
+        default=0.0, ge=0, le=MAX_CORE + 1, description="CPUs that a replica may use; 0: all."
+    )
     engine_url: str = Field(
         default="",
         description="Of the Docker Engine; by default $DOCKER_HOST, else the local socket.",
     )
+
+    @field_validator("models_path", "link_source")
+    @classmethod
+    def _check_path(cls, path: str, info: ValidationInfo) -> str:
+        if path and info.field_name == "models_path" and not path.startswith("/"):
+            raise ValueError(f"expected a path from the root such as /models, got {path!r}")
+        return mounted_of(path) if path else path
 
 
 class DockerLauncherSection(Section):
@@ -160,7 +172,7 @@ class DeviceSection(Section):
     """Something that replicas compute on."""
 
     name: str = Field(
-        default="cpu", description="cpu, or gpu:INDEX.", pattern=r"^(cpu|gpu:[0-9]+)$"
+        default="cpu", description="cpu, or gpu:INDEX.", pattern=r"^(cpu|gpu:(0|[1-9][0-9]{0,3}))$"
     )
     slots: int = Field(default=8, ge=1, le=MAX_REPLICAS, description="Replicas that fit on it.")
     memory: Bytes = Field(
@@ -235,7 +247,7 @@ class ScheduleSection(Section):
     def schedule(self) -> Schedule:
         try:
             zone = ZoneInfo(self.timezone)
-        except (ZoneInfoNotFoundError, ValueError, IsADirectoryError) as error:
+        except (ZoneInfoNotFoundError, ValueError, OSError) as error:  # a folder, a long name
             raise ValueError(
                 f"timezone: expected a name such as Europe/Berlin, got {self.timezone!r}"
             ) from error
@@ -307,6 +319,12 @@ class ModelSection(Section):
     def _check(self) -> Self:
         if self.min > self.max:
             raise ValueError(f"expected min to be at most max, got min {self.min}, max {self.max}")
+        for schedule in self.schedules:
+            if schedule.min > self.max:
+                raise ValueError(
+                    f"schedules: expected min to be at most max, got min {schedule.min}, "
+                    f"max {self.max}"
+                )
         names = [trigger.name for trigger in self.triggers]
         if len(set(names)) < len(names):
             raise ValueError(f"expected triggers of different names, got {', '.join(names)}")
@@ -403,6 +421,13 @@ class AutoscalerFile(Section):
                 "prometheus: expected one Prometheus server, got another one in "
                 "source.prometheus; leave this one out"
             )
+        most_bytes = max((device.memory or MAX_SIZE) for device in self.devices)
+        for name, model in {"defaults": self.defaults, **self.models}.items():
+            if model.memory > most_bytes:
+                raise ValueError(
+                    f"memory of {name}: expected at most {most_bytes} bytes, the most that a "
+                    f"device has, got {model.memory}"
+                )
         if self.prometheus_server is None:
             for name, model in {"defaults": self.defaults, **self.models}.items():
                 if model.triggers:

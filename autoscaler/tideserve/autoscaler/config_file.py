@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Hashable
 from pathlib import Path
+from reprlib import Repr
 from typing import Any, Final, get_args
 
 import yaml
@@ -14,6 +15,8 @@ from tideserve.autoscaler.errors import ConfigError
 
 MAX_BYTES: Final = 1 << 20
 _MERGE: Final = "tag:yaml.org,2002:merge"
+_SHORT: Final = Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
 
 
 def read_config(path: Path) -> AutoscalerFile:
@@ -44,6 +47,8 @@ def parse_config(data: bytes, name: str) -> AutoscalerFile:
         raise ConfigError(f"{name}: expected keys and values, got {type(document).__name__}")
     try:
         return AutoscalerFile.model_validate(document)
+    except RecursionError as error:  # an alias within what it stands for
+        raise ConfigError(f"{name}: expected sections that end, got one within itself") from error
     except ValidationError as error:
         details = error.errors()
         lines = list(dict.fromkeys(_line(one) for one in details if _says(one, details)))
@@ -76,13 +81,15 @@ def _yaml_problem(error: yaml.YAMLError) -> str:
 
 def _says(detail: ErrorDetails, details: list[ErrorDetails]) -> bool:
     """Not of the alternative that was not meant: `process` where a mapping came, a mapping
-    where a word came. Nor that a list is short of what is wrong in it."""
+    where something else came. Nor that a list is short of what is wrong in it."""
     given, at = detail["input"], detail["loc"]
     if detail["type"] == "too_short":
         return not any(other["loc"][: len(at)] == at for other in details if other is not detail)
     if detail["type"] == "literal_error":
         return not isinstance(given, dict)
-    return not (detail["type"] == "model_type" and isinstance(given, str))
+    return detail["type"] != "model_type" or not any(
+        other["type"] == "literal_error" and other["loc"][:-1] == at[:-1] for other in details
+    )
 
 
 def _line(detail: ErrorDetails) -> str:
@@ -98,8 +105,14 @@ def _line(detail: ErrorDetails) -> str:
         case "value_error":
             said = detail["msg"].removeprefix("Value error, ")
             return f"{where}: {said}"
+        case "model_type" | "dict_type":
+            return f"{where}: expected keys and values, got {_short(given)}"
+        case "tuple_type":
+            return f"{where}: expected a list, got {_short(given)}"
         case "literal_error":
-            return f"{where}: expected {detail['ctx']['expected']} or a mapping, got {given!r}"
+            return (
+                f"{where}: expected {detail['ctx']['expected']} or a mapping, got {_short(given)}"
+            )
         case _:
             said = detail["msg"][:1].lower() + detail["msg"][1:]
             return f"{where}: {said}, got {_short(given)}"
@@ -148,5 +161,8 @@ def _all_args(annotation: Any) -> list[Any]:
 
 
 def _short(value: object) -> str:
-    text = repr(value)
+    try:
+        text = _SHORT.repr(value)  # not the whole: aliases make a small file a large value
+    except ValueError:  # 0xFFF..., of more decimal digits than Python writes
+        text = "a huge number"
     return text if len(text) <= 80 else f"{text[:77]}..."

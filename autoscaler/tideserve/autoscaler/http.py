@@ -18,6 +18,7 @@ from tideserve.autoscaler.errors import AutoscalerError, NoSuchReplicaError, Set
 _LOG: Final = logging.getLogger(__name__)
 MAX_LINES: Final = 5000
 DEFAULT_LINES: Final = 200
+MAX_CALLERS: Final = 64
 _JSON: Final = "application/json"
 _TEXT: Final = "text/plain; charset=utf-8"
 _CALLER_TIMEOUT_S: Final = 5.0
@@ -137,8 +138,31 @@ class HttpServer:
 
 
 class _Server(ThreadingHTTPServer):
+    """A thread a caller, for at most `MAX_CALLERS` at a time: others find the door closed."""
+
     daemon_threads = True
     block_on_close = False
+    request_queue_size = MAX_CALLERS
+
+    def __init__(self, *arguments: Any) -> None:
+        self._free = threading.BoundedSemaphore(MAX_CALLERS)
+        super().__init__(*arguments)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if not self._free.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except BaseException:
+            self._free.release()
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
 
 
 def _handler(server: HttpServer) -> type[BaseHTTPRequestHandler]:

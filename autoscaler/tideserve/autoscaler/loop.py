@@ -6,7 +6,7 @@ replicas, and looks anyway every `tick_s`, for what comes due by time.
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Final, Protocol
@@ -69,7 +69,7 @@ class Ending(Enum):
 @dataclass(frozen=True, slots=True)
 class LoopSettings:
     """`address` and `token` are handed to replicas. A stop drains them for `stop_timeout_s`,
-    for `away_timeout_s` where the frontend is gone, then kills. `dry_run`: decides, tells in
+    for `away_timeout_s` where the frontend is gone, then kills, and waits that long for their end. `dry_run`: decides, tells in
     the log, and does nothing. Decisions are reported when they change and every `report_s`."""
 
     address: str
@@ -85,7 +85,8 @@ class LoopSettings:
 class Loop:
     """Owns the reconcile state. `stop` may be called from anywhere, signal handlers too;
     `life` makes its replicas' names its own; `orphaned` says whether the process that it
-    serves is gone; `changes` gives another policy and other rules when the file changed."""
+    serves is gone; `changes` gives another policy and other rules when the file changed, which
+    has settings for the models that are `named`."""
 
     def __init__(
         self,
@@ -100,6 +101,7 @@ class Loop:
         journal: Journal | None = None,
         changes: Callable[[], tuple[Policy, Rules] | None] = lambda: None,
         orphaned: Callable[[], bool] = lambda: False,
+        named: Callable[[], frozenset[str]] = frozenset,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._source = source
@@ -112,6 +114,8 @@ class Loop:
         self._settings = settings
         self._wake = wake
         self._orphaned = orphaned
+        self._named = named
+        self._unknown: frozenset[str] = frozenset()
         self._clock = clock
         self._state = ReconcileState(life=life)
         self._rules = settings.rules
@@ -162,6 +166,7 @@ class Loop:
             fleet = with_unlisted(snapshot, instances, self._state.records)
             decisions = self._policy.decide(fleet, sample, now_s)
             self._tell(decisions)
+            self._tell_unknown({model.key.name for model in snapshot.models})
         if self._settings.dry_run:
             return
         rules = self._feasible(self._rules)
@@ -215,6 +220,18 @@ class Loop:
                 told[key] = decision
         self._told = told
 
+    def _tell_unknown(self, served: Set[str]) -> None:
+        """A line for each name in the file that no model has: mistyped, maybe."""
+        unknown = self._named() - served
+        for name in sorted(unknown - self._unknown):
+            there_are = ", ".join(sorted(served)) or "none"
+            _LOG.warning(
+                "models.%s: the frontend serves no model of that name; there are: %s",
+                name,
+                there_are,
+            )
+        self._unknown = unknown
+
     def _report_decisions(self, decisions: Mapping[ModelKey, Decision], now_s: float) -> None:
         known = {key: (d.desired, d.limited_by) for key, d in self._reported.items()}
         same = known == {key: (d.desired, d.limited_by) for key, d in decisions.items()}
@@ -252,7 +269,13 @@ class Loop:
         for handle in self._launcher.list():
             if handle.prepared and handle.exit is None:
                 self._launcher.kill(handle)
+        killed_s = self._clock()
+        while self._running() and self._clock() - killed_s < settings.away_timeout_s:
+            self._wake.wait(settings.tick_s)
         self.step()  # reports those that ended since the last look
+        for handle in self._launcher.list():
+            if handle.exit is not None:  # the frontend cannot be told of it any more
+                self._launcher.kill(handle)
 
     def _running(self) -> list[Handle]:
         return [

@@ -45,7 +45,8 @@ class ModelState(Enum):
 @dataclass(slots=True, eq=False)
 class ModelEntry:
     """`spec` is known once the configuration is complete: the first replica's report.
-    `hopeless`: UNAVAILABLE, and another replica would change nothing, so none is wanted."""
+    `hopeless`: UNAVAILABLE, and another replica would change nothing, so none is wanted.
+    `held_back`: UNAVAILABLE by a limit that people set, which is no fault of the server's."""
 
     key: ModelKey
     found: FoundModel
@@ -56,12 +57,21 @@ class ModelEntry:
     config: ModelConfig | None = None
     spec: ModelSpec | None = None
     hopeless: bool = False
+    held_back: bool = False
 
-    def enter(self, state: ModelState, reason: str = "", *, hopeless: bool = False) -> None:
+    def enter(
+        self,
+        state: ModelState,
+        reason: str = "",
+        *,
+        hopeless: bool = False,
+        held_back: bool = False,
+    ) -> None:
         """Changes the state."""
         self.state = state
         self.reason = reason
         self.hopeless = hopeless
+        self.held_back = held_back
 
 
 class ModelTable:
@@ -154,12 +164,15 @@ class ModelTable:
             self._changed()
         return entry
 
-    def fail(self, key: ModelKey, reason: str, *, hopeless: bool = False) -> None:
+    def fail(
+        self, key: ModelKey, reason: str, *, hopeless: bool = False, held_back: bool = False
+    ) -> None:
         """It cannot be served; an older generation that does goes on. `hopeless`: no replica
-        is started for it until its files change or it is given another chance."""
+        is started for it until its files change or it is given another chance. `held_back`:
+        none is allowed; the server is ready without it."""
         entry = self.entries.get(key)
         if entry is not None and entry.state is not ModelState.RETIRING:
-            entry.enter(ModelState.UNAVAILABLE, reason, hopeless=hopeless)
+            entry.enter(ModelState.UNAVAILABLE, reason, hopeless=hopeless, held_back=held_back)
             self._changed()
 
     def recover(self, key: ModelKey) -> None:
@@ -219,14 +232,18 @@ class ModelTable:
 
     def all_ready(self) -> bool:
         """Every model that should be served is; one whose new files are broken goes on with
-        the old ones."""
+        the old ones, one that is held back is not asked for."""
         # Other threads ask too: `list` of a dictionary is not interrupted by a change of it.
         bindings = self._bindings
         return all((name, "") in bindings for name in list(self.broken)) and all(
-            (key.name, str(key.version)) in bindings
+            (key.name, str(key.version)) in bindings or self._is_held_back(key)
             for wanted in list(self._wanted.values())
             for key in wanted
         )
+
+    def _is_held_back(self, key: ModelKey) -> bool:
+        entry = self.entries.get(key)
+        return entry is not None and entry.held_back
 
     def names(self) -> list[str]:
         """Models that requests can bind to."""

@@ -45,6 +45,19 @@ def test_s2_a_version_without_data_keeps_its_slots_and_takes_none_from_others(
     assert found[BUSY].desired == 4
 
 
+def test_without_data_the_frontend_s_word_on_a_version_is_enough_for_its_first_replica() -> None:
+    elastic = ElasticPolicy(ScalingSettings(default=ModelPolicy(min_replicas=0)))
+
+    def desired(model: Model, now_s: float) -> int:
+        snapshot = Snapshot(1, (model,))
+        return elastic.decide(snapshot, Sample(UNIX_S + now_s), now_s)[model.key].desired
+
+    # Found at zero, as an earlier autoscaler left it.
+    assert desired(Model(QUIET, served=True), 0.0) == 0
+    assert desired(Model(QUIET, served=True, held_requests=1), 1.0) == 1
+    assert desired(Model(BUSY), 2.0) == 1, "it was never served"
+
+
 def test_new_files_of_a_version_take_over_with_as_many_replicas() -> None:
     old, new = ModelKey("m", 1, "old"), ModelKey("m", 1, "new")
     elastic = ElasticPolicy(ScalingSettings(default=ModelPolicy(max_replicas=8)))

@@ -68,6 +68,22 @@ def test_a_held_request_wakes_a_model_at_zero() -> None:
     assert woken.desired == 1
 
 
+def test_s2_the_first_replica_of_all_needs_no_data_but_the_frontend_s() -> None:
+    policy = ModelPolicy(min_replicas=0, idle_s=1.0)
+    unknown = inputs(0, load=None)
+    held = replace(unknown, held_requests=2)
+    waking = looks(policy, unknown, held, replace(held, starting=1), replace(unknown, ready=1))
+    assert [d.desired for d in waking] == [0, 1, 1, 1]
+    assert waking[1].reason == "no data: wake: 2 requests are held"
+    assert waking[3].reason == "no data: nothing changes"
+    first = looks(policy, replace(unknown, was_ready=False))[0]
+    assert (first.desired, kind(first)) == (1, "no data")
+    # Numbers of before they came do not keep them waiting.
+    stale = inputs(0, held_requests=1)
+    idle = [*[inputs(0)] * 5, stale]
+    assert [d.desired for d in looks(policy, *idle)][-2:] == [0, 1]
+
+
 def test_a_trigger_counts_by_maximum_and_stays_at_its_last_word_without_data() -> None:
     policy = ModelPolicy(triggers=(Trigger("jobs", "q", 10.0),))
     with_data = inputs(triggers={"jobs": 35.0})
@@ -76,6 +92,13 @@ def test_a_trigger_counts_by_maximum_and_stays_at_its_last_word_without_data() -
     assert last.desired == 4
     assert last.inputs.get("trigger_jobs") is None
     assert looks(policy, with_data, *[inputs(4, triggers={"jobs": 5.0})] * 40)[-1].desired == 1
+
+
+@pytest.mark.parametrize("reading", [1e308, -1e308])
+def test_a_number_beyond_all_replicas_is_no_more_than_the_maximum(reading: float) -> None:
+    policy = ModelPolicy(max_replicas=3, triggers=(Trigger("jobs", "q", 1e-300),))
+    (found,) = looks(policy, inputs(triggers={"jobs": reading}))
+    assert found.desired == (3 if reading > 0.0 else 1)
 
 
 def test_a_schedule_is_a_minimum_while_it_lasts() -> None:
@@ -92,6 +115,8 @@ def test_a_pin_goes_before_everything_but_the_maximum() -> None:
         3,
         4,
     ]
+    assert looks(policy, inputs(2, pin=9))[0].limited_by == "max: 4"
+    assert looks(policy, inputs(2, pin=9, load=None))[0].limited_by == "max: 4"
     pinned = looks(policy, inputs(2, pin=3, load=None))[0]
     assert (pinned.desired, pinned.limited_by) == (3, "pinned")
 
@@ -111,6 +136,26 @@ def test_steps_are_limited_up_and_down() -> None:
     down = looks(policy, inputs(9, triggers={"t": 9.0}), *[inputs(9, triggers={"t": 1.0})] * 12)
     assert down[5].desired == 8
     assert down[5].limited_by == "steps.down: 1 in 10 s"
+
+
+def test_no_step_keeps_requests_waiting_for_the_first_replica() -> None:
+    policy = ModelPolicy(
+        min_replicas=0, steps=StepLimits(up=1, per_s=3600.0), hold_s=0.0, idle_s=2.0
+    )
+    asked = inputs(0, load=replace(IDLE, queued_requests=1, queued_rows=1))
+    up, *down = looks(policy, asked, *[inputs(1)] * 5)
+    assert (up.desired, down[-1].desired) == (1, 0)
+    again = looks(policy, asked, *[inputs(1)] * 5, asked, replace(asked, ready=1))
+    assert [(d.desired, d.limited_by) for d in again[-2:]] == [(1, None), (1, None)]
+
+
+def test_with_none_allowed_that_is_told_also_while_nobody_asks() -> None:
+    policy = ModelPolicy(min_replicas=0, max_replicas=0, idle_s=1.0)
+    for load in (IDLE, replace(IDLE, queued_requests=1, queued_rows=1), None):
+        last = looks(policy, *[inputs(0, load=load)] * 5)[-1]
+        assert (last.desired, last.limited_by) == (0, "max: 0")
+    unlimited = looks(ModelPolicy(min_replicas=0, idle_s=1.0), *[inputs(0)] * 5)[-1]
+    assert (unlimited.desired, unlimited.limited_by) == (0, None)
 
 
 def test_drops_are_panic_also_where_capacity_seems_enough() -> None:

@@ -17,7 +17,7 @@ from tideserve.autoscaler.launchers.engine import (
 class FakeMachine:
     """What all connections see. `down`: no call is answered. `refusals`: the error of the
     next call of that name. `lost_answers`: calls of that name are done, but time out.
-    `stuck`: why nothing can be removed."""
+    `stuck`: why nothing can be removed. `slow`: for engines that a test makes slow."""
 
     containers: dict[str, Container] = field(default_factory=dict)
     plans: list[ContainerPlan] = field(default_factory=list)
@@ -26,6 +26,7 @@ class FakeMachine:
     lost_answers: set[str] = field(default_factory=set)
     down: bool = False
     stuck: str = ""
+    slow: bool = False
     calls: list[str] = field(default_factory=list)
     events: threading.Condition = field(default_factory=threading.Condition)
     generation: int = 0

@@ -179,6 +179,7 @@ def test_an_end_is_said_in_words(ending: Ending, cause: str) -> None:
         (400, "bind source path does not exist: /run/link", "link_source '/run/link' does not"),
         (500, "could not select device driver", "NVIDIA Container Toolkit"),
         (500, "fork/exec: cannot allocate memory", "has not the memory"),
+        (400, "Minimum memory limit allowed is 6MB", "container a is less than the engine allows"),
         (500, "Bind for 0.0.0.0:1 failed: port is already allocated", "a port of container a"),
         (500, "something new", "the engine refused container a: something new"),
     ],

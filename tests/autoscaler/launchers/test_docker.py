@@ -14,7 +14,13 @@ from tideserve.autoscaler.core.fleet import Exit, ModelKey
 from tideserve.autoscaler.errors import LaunchError, NoSuchReplicaError, SettingsError
 from tideserve.autoscaler.launchers import Launcher, Preparer, ReplicaSpec
 from tideserve.autoscaler.launchers.docker import DockerLauncher, DockerSettings
-from tideserve.autoscaler.launchers.engine import Ending, EngineRefusedError
+from tideserve.autoscaler.launchers.engine import (
+    Container,
+    DockerEngine,
+    Ending,
+    EngineDownError,
+    EngineRefusedError,
+)
 
 KEY = ModelKey("digits", 3, "g1")
 SETTINGS = DockerSettings(frontend_address="bridge:8001", poll_s=60.0)
@@ -273,6 +279,47 @@ def test_close_leaves_the_containers_and_no_thread(
     launcher.close()
     assert machine.containers["a-1-0-x"].state == "running"
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("docker-")]
+
+
+@pytest.mark.parametrize("url", ["tcp://h:port", "tcp://127.0.0.1:99999", "tcp://[::1", "nonsense"])
+def test_an_address_of_no_engine_is_an_engine_that_does_not_answer(url: str) -> None:
+    engine = DockerEngine("", {"DOCKER_HOST": url}, 1.0)
+    with pytest.raises(EngineDownError, match=r"the Docker Engine at .* does not answer"):
+        engine.containers("a=b")
+    engine.close()
+
+
+def test_what_is_asked_for_during_the_last_look_is_done_before_the_close_is_over(
+    machine: FakeMachine,
+) -> None:
+    looking, closing = threading.Event(), threading.Event()
+
+    class SlowEngine(FakeEngine):
+        """One look lasts until the launcher is closed."""
+
+        def containers(self, label: str) -> list[Container]:
+            found = super().containers(label)
+            if machine.slow and threading.current_thread() is not threading.main_thread():
+                machine.slow = False
+                looking.set()
+                assert closing.wait(10)
+            return found
+
+        def close(self) -> None:
+            closing.set()
+            super().close()
+
+    launcher = DockerLauncher(SETTINGS, lambda: None, connect=lambda: SlowEngine(machine))
+    launcher.open()
+    handle = launcher.start(spec())
+    machine.end("a-1-0-x", Ending(0))
+    exit_of(launcher)
+    machine.slow = True
+    machine.tell()
+    assert looking.wait(10)
+    launcher.kill(handle)
+    launcher.close()
+    assert machine.containers == {}
 
 
 def test_without_the_sdk_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import pytest
 
 from tests.autoscaler.waiting import eventually
 from tideserve.autoscaler.core.fleet import Exit, ModelKey
-from tideserve.autoscaler.errors import NoSuchReplicaError, StateDirError
+from tideserve.autoscaler.errors import LaunchError, NoSuchReplicaError, StateDirError
 from tideserve.autoscaler.launchers import Handle, ReplicaSpec
 from tideserve.autoscaler.launchers.child import show_device
 from tideserve.autoscaler.launchers.process import (
@@ -187,6 +188,16 @@ def test_a_replica_runs_on_its_cores_and_with_as_many_threads(
     assert told["settings"]["threads"] == 1
 
 
+def test_cores_that_the_machine_has_not_are_said_in_words(open_launcher: OpenLauncher) -> None:
+    launcher = open_launcher()
+    launcher.start(replace(spec("a", "exit:0"), cores=frozenset({8000, 8001})))
+    ended = eventually(partial(exit_of, launcher, "a"))
+    assert ended is not None
+    assert ended.cause == "exit code 1"
+    assert "cores: expected CPUs of this machine" in ended.log_tail[-1]
+    assert "got 8000, 8001" in ended.log_tail[-1]
+
+
 def test_a_replica_sees_its_gpu_alone_and_calls_it_the_first(
     open_launcher: OpenLauncher, tmp_path: Path
 ) -> None:
@@ -310,6 +321,22 @@ def test_the_newest_logs_are_kept(tmp_path: Path) -> None:
         launcher.kill(handle)
     launcher.close()
     assert {path.stem for path in (tmp_path / "state/logs").iterdir()} == {"b", "c", "d"}
+
+
+def test_a_state_folder_that_somebody_removed_is_made_anew_or_the_start_is_refused(
+    open_launcher: OpenLauncher, tmp_path: Path
+) -> None:
+    launcher = open_launcher()
+    shutil.rmtree(tmp_path / "state")
+    launcher.start(spec("a", "exit:3"))
+    ended = eventually(partial(exit_of, launcher, "a"))
+    assert ended is not None
+    assert ended.cause == "exit code 3"
+    shutil.rmtree(tmp_path / "state")
+    (tmp_path / "state").write_text("a file")
+    with pytest.raises(LaunchError, match=r"the state folder .* cannot be used"):
+        launcher.start(spec("b", "exit:0"))
+    (tmp_path / "state").unlink()
 
 
 def test_a_state_folder_that_cannot_be_made_is_refused_with_the_option_to_use(

@@ -258,6 +258,17 @@ def test_an_outage_does_not_make_old_numbers_good() -> None:
     assert samples.sample(SNAPSHOT, 1046.0).loads == {}
 
 
+def test_s2_an_outage_before_the_interval_is_known_is_no_interval() -> None:
+    server = Server()
+    samples = server.samples(Asked())
+    for scraped_s in (0.0, 600.0):
+        server.now_s = scraped_s
+        server.series(("arrivals_total", {}, scraped_s), age_s=0.0)
+        server.poll(samples)
+    assert KEY in samples.sample(SNAPSHOT, 604.0).loads
+    assert samples.sample(SNAPSHOT, 606.0).loads == {}
+
+
 def test_numbers_that_are_not_finite_are_no_data(caplog: pytest.LogCaptureFixture) -> None:
     server = Server()
     samples = server.samples(Asked())

@@ -20,6 +20,7 @@ def message() -> control_pb2.Snapshot:
         version=2,
         generation="g",
         wanted=True,
+        state=control_pb2.MODEL_READY,
         latency_target_s=0.2,
         arrivals=10,
         rejected=1,
@@ -71,7 +72,8 @@ def test_a_load_has_every_number_of_the_snapshot() -> None:
 
 def test_the_fleet_has_targets_start_ups_and_busy_time() -> None:
     snapshot = snapshot_of(message())
-    assert snapshot.models[0].latency_target_s == 0.2
+    (model,) = snapshot.models
+    assert (model.latency_target_s, model.served, model.held_requests) == (0.2, True, 3)
     (replica,) = snapshot.replicas
     assert replica.startup_s == (("load", 0.25),)
     assert (replica.busy_s, replica.memory_bytes) == (1.5, 7)

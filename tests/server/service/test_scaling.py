@@ -17,8 +17,10 @@ from tideserve.v1.control_pb2 import (
 KEY, NEWER, OTHER = ModelKey("m", 1, "a"), ModelKey("m", 1, "b"), ModelKey("o", 1, "a")
 
 
-def report(*keys: ModelKey, desired: int = 2, http: str = "") -> ReportDecisionsRequest:
-    decision = Decision(desired=desired, reason="because", inputs={"rate": 1.5})
+def report(
+    *keys: ModelKey, desired: int = 2, limit: str = "", http: str = ""
+) -> ReportDecisionsRequest:
+    decision = Decision(desired=desired, reason="because", limited_by=limit, inputs={"rate": 1.5})
     return ReportDecisionsRequest(
         autoscaler_http=http,
         decisions=[
@@ -49,6 +51,18 @@ def test_the_newest_decision_is_shown_with_its_age_until_it_is_old() -> None:
     assert not shown(board, OTHER, 12.5).HasField("decision")
     assert not shown(board, KEY, 11.0 + STALE_S + 0.1).HasField("decision")
     assert board.autoscaler_http(12.5) == ""
+
+
+def test_what_a_limit_keeps_at_zero_is_known_until_it_is_old() -> None:
+    board = ScalingBoard()
+    for desired, limit, kept in (
+        (0, "max: 0", {KEY: "max: 0"}),
+        (0, "", {}),  # nobody asks
+        (1, "max: 1", {}),
+    ):
+        board.report(report(KEY, desired=desired, limit=limit), 10.0)
+        assert board.kept_at_zero(10.0 + STALE_S) == kept
+        assert board.kept_at_zero(10.0 + STALE_S + 0.1) == {}
 
 
 def test_an_autoscaler_that_no_longer_reports_is_not_named() -> None:

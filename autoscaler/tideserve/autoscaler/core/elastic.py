@@ -68,7 +68,7 @@ class ElasticPolicy:
         memory.was_ready = memory.was_ready or any(replica.was_ready for replica in replicas)
         policy = self.settings.policy_of(key.name)
         load = sample.loads.get(key)
-        if load is not None and load.succeeded:
+        if model.served or (load is not None and load.succeeded):
             memory.was_ready = True
         inputs = Inputs(
             ready=_count(replicas, ReplicaState.READY),
@@ -80,6 +80,7 @@ class ElasticPolicy:
             latency_target_s=model.latency_target_s,
             triggers=_readings(policy, key.name, sample),
             pin=sample.pins.get(key),
+            held_requests=model.held_requests,
         )
         memory.policy, decision = decide(memory.policy, inputs, now_s, policy)
         return decision

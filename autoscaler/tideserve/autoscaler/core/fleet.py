@@ -29,13 +29,16 @@ class ModelKey:
 @dataclass(frozen=True, slots=True)
 class Model:
     """A model version at the frontend. Not `wanted`: it retires, its replicas are drained.
-    `instances`: replicas that its own configuration asks for."""
+    `instances`: replicas that its own configuration asks for. `served`: it is READY to clients,
+    also without a replica. `held_requests` wait in its queue."""
 
     key: ModelKey
     wanted: bool = True
     backend: str = ""
     latency_target_s: float | None = None
     instances: int = 1
+    served: bool = False
+    held_requests: int = 0
 
 
 @dataclass(frozen=True, slots=True)

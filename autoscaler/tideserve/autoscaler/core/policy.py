@@ -10,7 +10,13 @@ from dataclasses import dataclass, field, replace
 from math import ceil, inf
 from typing import Final
 
-from tideserve.autoscaler.core.capacity import Capacity, capacity, fewest, replicas_for
+from tideserve.autoscaler.core.capacity import (
+    MAX_SERVERS,
+    Capacity,
+    capacity,
+    fewest,
+    replicas_for,
+)
 from tideserve.autoscaler.core.decision import Decision
 from tideserve.autoscaler.core.forecast import MIN_RATE, DayTable, Growth
 from tideserve.autoscaler.core.load import Load
@@ -43,7 +49,8 @@ class Inputs:
 
     `present`: READY and STARTING ones (S1). `load` None: no data (S2). `startup_s`: Tc.
     `was_ready`: some replica of this version was, at some time. `triggers`: readings by name; a
-    trigger without one is not known.
+    trigger without one is not known. `held_requests`: by the frontend's own word, whatever the
+    source of loads knows.
     """
 
     ready: int
@@ -55,6 +62,7 @@ class Inputs:
     latency_target_s: float | None = None
     triggers: Mapping[str, float] = field(default_factory=dict)
     pin: int | None = None
+    held_requests: int = 0
 
     @property
     def present(self) -> int:
@@ -102,14 +110,26 @@ def decide(
 def _without_data(
     state: PolicyState, inputs: Inputs, policy: ModelPolicy
 ) -> tuple[PolicyState, Decision]:
-    """S2: what was desired stays; at first, what there is."""
-    last = state.desired if state.desired is not None else inputs.present
-    count, limit = _bounded(last, policy.min_replicas, policy.max_replicas)
+    """S2: what was desired stays; at first, what there is. But for the first replica of all: the
+    frontend's own word is enough for it."""
+    count = state.desired if state.desired is not None else inputs.present
+    reason, held = "no data: nothing changes", state.held
+    if count == 0 and (why := _first_of_all(inputs)):
+        count, reason, held = 1, f"no data: {why}", 1
+    count, limit = _bounded(count, policy.min_replicas, policy.max_replicas)
     if inputs.pin is not None:
-        count, limit = min(inputs.pin, policy.max_replicas), "pinned"
-    reason = "no data: nothing changes"
+        count, limit = _pinned(inputs.pin, policy.max_replicas)
     decision = Decision(count, reason, limit, {"present": float(inputs.present)})
-    return replace(state, desired=count, decision=decision), decision
+    return replace(state, desired=count, held=held, decision=decision), decision
+
+
+def _first_of_all(inputs: Inputs, queued_requests: int = 0) -> str:
+    """Why there has to be one replica; empty: for no such reason. `queued_requests`: as the
+    source of loads has it."""
+    if not inputs.was_ready:
+        return "first start: the version has not been READY yet"
+    held = max(inputs.held_requests, queued_requests)
+    return f"wake: {held} requests are held" if held and not inputs.present else ""
 
 
 class _Decider:
@@ -159,7 +179,7 @@ class _Decider:
         held = count
         count, limit = self._limited(count)
         if self._inputs.pin is not None:
-            count, limit = min(self._inputs.pin, policy.max_replicas), "pinned"
+            count, limit = _pinned(self._inputs.pin, policy.max_replicas)
             reason = f"pinned: at {self._inputs.pin}"
         decision = Decision(count, reason, limit, self._numbers)
         before = state.desired if state.desired is not None else self._inputs.present
@@ -340,7 +360,9 @@ class _Decider:
             reading = self._inputs.triggers.get(trigger.name)
             if reading is not None:
                 self._numbers[f"trigger_{trigger.name}"] = reading
-                count = max(0, ceil(reading / trigger.target - 1e-9))
+                # A foreign number over a tiny target may be beyond any integer.
+                wanted = min(reading / trigger.target, float(MAX_SERVERS))
+                count = ceil(max(0.0, wanted - 1e-9))
                 reason = f"trigger {trigger.name}: {reading:g} of {trigger.target:g} a replica"
             elif trigger.name in known:
                 count, reason = known[trigger.name], f"trigger {trigger.name}: no data, as before"
@@ -359,10 +381,8 @@ class _Decider:
         """One while there is work, and for `idle_s` after it."""
         idle_s = self._now_s - self._active_s
         self._numbers["idle_s"] = idle_s
-        if not self._inputs.was_ready:
-            wants.append(_Want(1, "first start: the version has not been READY yet"))
-        elif self._load.queued_requests and not self._inputs.present:
-            wants.append(_Want(1, f"wake: {self._load.queued_requests} requests are held"))
+        if why := _first_of_all(self._inputs, self._load.queued_requests):
+            wants.append(_Want(1, why))
         elif not self._is_idle:
             wants.append(_Want(1, f"active: asked for {idle_s:.1f} s ago"))
         else:
@@ -417,7 +437,8 @@ class _Decider:
         steps = policy.steps
         recent = [by for at_s, by in self._state.changes if self._now_s - at_s < steps.per_s]
         if steps.up is not None and count > last:
-            room = max(0, steps.up - sum(by for by in recent if by > 0))
+            # The first of all is for requests that are held: no step keeps them waiting.
+            room = max(0 if last else 1, steps.up - sum(by for by in recent if by > 0))
             if count - last > room:
                 count, limit = last + room, f"steps.up: {steps.up} in {steps.per_s:g} s"
         if steps.down is not None and count < last:
@@ -431,8 +452,15 @@ class _Decider:
         return bounded, bound or limit
 
 
+def _pinned(pin: int, most: int) -> tuple[int, str]:
+    """A pin goes before all but the maximum."""
+    return (pin, "pinned") if pin <= most else (most, f"max: {most}")
+
+
 def _bounded(count: int, least: int, most: int) -> tuple[int, str | None]:
-    """S1."""
+    """S1. With none allowed it is told also while none is wanted: nothing can be woken."""
+    if most == 0:
+        return 0, "max: 0"
     if count < least:
         return least, f"min: {least}"
     if count > most:

@@ -56,7 +56,7 @@ def run_replica(birth: Birth) -> None:
     )
     Path("/proc/self/comm").write_text(birth.replica_id[:_COMM_CHARACTERS], encoding="utf-8")
     if birth.cores:
-        os.sched_setaffinity(0, birth.cores & os.sched_getaffinity(0) or birth.cores)
+        _run_on(birth.cores)
     device = show_device(birth.device, os.environ)
     entry = importlib.import_module(birth.entry)
     settings = entry.ReplicaSettings(
@@ -79,6 +79,18 @@ def run_replica(birth: Birth) -> None:
 def nothing() -> None:
     """A fork that only shows that there can be one."""
     os._exit(0)
+
+
+def _run_on(cores: frozenset[int]) -> None:
+    """Those of them that there are; with none it is the file's fault, in words."""
+    usable = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, cores & usable or cores)
+    except OSError as error:
+        sys.exit(
+            f"cores: expected CPUs of this machine, such as {min(usable)} to {max(usable)}, "
+            f"got {', '.join(map(str, sorted(cores)))}: {error}"
+        )
 
 
 def _redirect(log_path: Path) -> None:

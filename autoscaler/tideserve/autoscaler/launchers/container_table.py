@@ -90,6 +90,11 @@ class ContainerTable:
         with self._lock:
             return self._last_lines.get(replica_id)
 
+    def owes(self) -> bool:
+        """A kill or a removal is due."""
+        with self._lock:
+            return bool(self._doomed) or any(entry.kill for entry in self._entries.values())
+
     # --- of who looks ---------------------------------------------------------------------
 
     def begin(self) -> Look:

@@ -181,6 +181,8 @@ def refusal_in_words(error: EngineRefusedError, name: str, settings: DockerSetti
         )
     if "could not select device driver" in lower:
         return f"the engine has no driver for GPUs: install the NVIDIA Container Toolkit ({said})"
+    if "minimum memory limit" in lower:
+        return f"the memory limit of container {name} is less than the engine allows: {said}"
     if "cannot allocate memory" in lower or "memory limit" in lower:
         return f"the engine has not the memory for container {name}: {said}"
     if "port is already allocated" in lower or "address already in use" in lower:

@@ -47,7 +47,7 @@ _MAX_PAUSE_S: Final = 5.0
 _SETTLE_S: Final = 0.1
 # A start that timed out may still be carried out by the engine.
 _ABANDONED_S: Final = 60.0
-_JOIN_S: Final = 2.0
+_JOIN_S: Final = 3.0
 _NOT_FOUND: Final = 404
 _CONFLICT: Final = 409  # not running any more, or its removal is in progress
 
@@ -96,7 +96,8 @@ class DockerLauncher:
             thread.start()
 
     def close(self) -> None:
-        """Stops watching. The containers go on. May be repeated."""
+        """Does what was asked for and stops watching. The other containers go on. May be
+        repeated."""
         self._stop.set()
         self._poke.set()
         self._events.close()
@@ -219,6 +220,8 @@ class DockerLauncher:
             else:
                 self._stop.wait(pause_s)
                 pause_s = min(_MAX_PAUSE_S, 2 * pause_s)
+        if self._table.owes():  # asked for during the last look
+            self._look()
 
     def _follow(self) -> None:
         """Events wake the watching thread; it looks now and then where there are none."""

@@ -198,7 +198,10 @@ class DockerEngine:
         transport = importlib.import_module("requests").exceptions.RequestException
         try:
             if self._client is None:
-                self._client = self._connect(docker)
+                try:
+                    self._client = self._connect(docker)
+                except ValueError as error:  # of an address that is none
+                    raise docker.errors.DockerException(str(error)) from error
             yield self._client
         except docker.errors.APIError as error:
             explanation = str(error.explanation or error)

@@ -107,8 +107,7 @@ class ProcessLauncher:
     def open(self) -> None:
         """Makes the folders, adopts what runs. Raises `StateDirError`."""
         try:
-            for folder in (self._settings.state_dir, self._records_dir, self._logs_dir):
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._make_folders()
         except OSError as error:
             raise StateDirError(
                 f"cannot make the state folder {self._settings.state_dir}: {error}; "
@@ -143,7 +142,13 @@ class ProcessLauncher:
         if self._warming is not None:
             self._warming.join()
         self._preload(spec.backends)
-        self._prune_logs()
+        try:
+            self._make_folders()  # somebody may have tidied up
+            self._prune_logs()
+        except OSError as error:
+            raise LaunchError(
+                f"the state folder {self._settings.state_dir} cannot be used: {error}"
+            ) from error
         record_path = self._records_dir / f"{spec.replica_id}.json"
         log_path = self._logs_dir / f"{spec.replica_id}.log"
         birth = Birth(
@@ -251,6 +256,10 @@ class ProcessLauncher:
             popen.close()
         self._warm.set()
         self._on_exit()
+
+    def _make_folders(self) -> None:
+        for folder in (self._settings.state_dir, self._records_dir, self._logs_dir):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def _prune_logs(self) -> None:
         in_use = {child.log_path for child in self._children.values()}

@@ -27,6 +27,8 @@ def snapshot_of(message: control_pb2.Snapshot) -> Snapshot:
                 model.backend,
                 model.latency_target_s or None,
                 model.instance_count or 1,
+                served=model.state == control_pb2.MODEL_READY,
+                held_requests=model.queued_requests,
             )
             for model in message.models
         ),

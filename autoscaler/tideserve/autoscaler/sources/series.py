@@ -13,6 +13,8 @@ Version = tuple[str, str]
 # A frontend that is gone is known for so many polls: it may come back. Then its counters are one
 # sum with those of others that are gone, by the labels that loads are made of.
 KEPT_POLLS: Final = 600
+# Prometheus itself shows nothing older than that (its --query.lookback-delta).
+LOOKBACK_S: Final = 300.0
 _SUMMED: Final = frozenset(("model", "version", "outcome", "le"))
 _COUNTERS: Final = (
     "tideserve_arrivals_total",
@@ -125,8 +127,9 @@ class Scrape:
     @property
     def interval_s(self) -> float:
         """How often it is scraped, 0 before it is known: of two gaps the smaller, as one of them
-        may be an outage."""
-        return min(self.apart_s, self.before_s or self.apart_s)
+        may be an outage. One of more than `LOOKBACK_S` is."""
+        gaps = [gap_s for gap_s in (self.apart_s, self.before_s) if 0.0 < gap_s <= LOOKBACK_S]
+        return min(gaps, default=0.0)
 
     def next(self, scraped_s: float, at_s: float) -> "Scrape":
         """The same one, or a later one."""

@@ -190,9 +190,11 @@ class ControlService:
     # --- time and change ------------------------------------------------------------------
 
     def on_tick(self, now_s: float) -> list[Action]:
-        """Versions at zero are held ready for an autoscaler only while there is one."""
+        """Versions at zero are held ready for an autoscaler only while there is one that may
+        start a replica."""
         has_autoscaler = any(watcher.generation for watcher in self._watchers.values())
-        return self._stranding.look(has_autoscaler=has_autoscaler, now_s=now_s)
+        limited = self._board.kept_at_zero(now_s)
+        return self._stranding.look(has_autoscaler=has_autoscaler, now_s=now_s, limited=limited)
 
     def push(self, now_s: float) -> None:
         """Sends snapshots to the watchers that are due, and to all if something changed."""

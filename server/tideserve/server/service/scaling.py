@@ -75,6 +75,15 @@ class ScalingBoard:
             del self._pins[version]
         self.changes += bool(over)
 
+    def kept_at_zero(self, now_s: float) -> dict[ModelKey, str]:
+        """Versions that the autoscaler wants no replica of for a limit, with that limit: not
+        because nobody asks for them."""
+        return {
+            key: decision.limited_by
+            for key, (decision, told_s) in self._decisions.items()
+            if not decision.desired and decision.limited_by and now_s - told_s <= STALE_S
+        }
+
     def autoscaler_http(self, now_s: float) -> str:
         """Where the newest autoscaler answers HTTP; empty if none has reported lately."""
         return self._http if now_s - self._reported_s <= STALE_S else ""
