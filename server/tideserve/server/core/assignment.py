@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import replace
-from heapq import nsmallest
 from math import inf
 from typing import Final
 
@@ -197,16 +196,16 @@ def _start_s(model: Model, replica: Replica, now_s: float) -> float | Wait | Non
 
 def _next_free_s(model: Model, replica: Replica, now_s: float) -> float:
     """When the batches in its hands should be done; now, if that is over or unknown."""
-    leases = replica.leases.values()
-    profiles = [model.profiles.on(replica.device, lease.row_cost) for lease in leases]
-    if not leases or profiles[0] is None:
-        return now_s
-    took_s = sum(
-        profile.typical_s(lease.rows) or 0.0
-        for profile, lease in zip(profiles, leases, strict=True)
-        if profile is not None
-    )
-    return max(now_s, next(iter(leases)).started_s + took_s)
+    free_s = now_s
+    for at, lease in enumerate(replica.leases.values()):
+        profile = model.profiles.on(replica.device, lease.row_cost)
+        if at == 0:
+            if profile is None:
+                return now_s
+            free_s = lease.started_s
+        if profile is not None:
+            free_s += profile.typical_s(lease.rows) or 0.0
+    return max(now_s, free_s)
 
 
 def _outlook(
@@ -222,16 +221,18 @@ def _outlook(
     assert target_s is not None, "mode SLO has a target"
     most_rows = max(1, settings.max_batch_rows)
     margin_s = model.margin_s()
-    others = (_next_free_s(model, other, now_s) for other in ready if other is not replica)
+    # Every arrival may bring a decision, so what is looked at is looked at without detours.
+    others = [_next_free_s(model, other, now_s) for other in ready if other is not replica]
+    others.sort()
     every = Outlook(
         table_s=profile.table(most_rows),
         target_s=target_s,
         replicas=len(ready),
-        idle=sum(not other.leases for other in ready),
+        idle=len([other for other in ready if not other.leases]),
         start_s=start_s,
         slack_s=_slack_s(profile.table(most_rows), target_s, margin_s),
         rows_per_s=model.arrivals.rows_per_s(now_s),
-        next_free_s=tuple(nsmallest(LOOK_AHEAD, others)),
+        next_free_s=tuple(others[:LOOK_AHEAD]),
     )
     if not model.profiles.tells_costs_apart:
         return every

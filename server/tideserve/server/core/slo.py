@@ -131,10 +131,13 @@ def _feasible(
     """By signature in order of service, and those that would be late even if they ran alone."""
     groups: dict[Hashable, list[Request]] = {}
     late: list[Request] = []
+    own = outlook
     for request in islice(on_time, _SCAN_BATCHES * cap_rows + 64):
-        own = outlook if outlook.by_cost is None else outlook.by_cost(request.row_cost)
-        alone_s = own.table_s[min(request.rows, len(own.table_s) - 1)]
-        if _left_s(request, own) + _ROUNDING_S < alone_s:
+        if outlook.by_cost is not None:
+            own = outlook.by_cost(request.row_cost)
+        table_s, rows = own.table_s, request.rows
+        alone_s = table_s[rows] if rows < len(table_s) else table_s[-1]
+        if request.due_s + own.slack_s - own.start_s + _ROUNDING_S < alone_s:
             late.append(request)
         else:
             groups.setdefault(request.signature, []).append(request)
@@ -151,8 +154,8 @@ def _decide(
     if rows < cap_rows and outlook.replicas > 1:
         # One row more must still fit when it comes.
         more_s = outlook.table_s[min(rows + 1, len(outlook.table_s) - 1)]
-        due_s = min(request.due_s for request in group) + outlook.slack_s
-        oldest_s = min(request.arrived_s for request in group)
+        due_s = min([request.due_s for request in group]) + outlook.slack_s
+        oldest_s = min([request.arrived_s for request in group])
         deferral_s = MAX_DEFERRAL * outlook.table_s[outlook.best_rows] / outlook.replicas
         until_s = min(due_s - more_s, oldest_s + deferral_s)
         if now_s + _ROUNDING_S < until_s:
@@ -336,12 +339,9 @@ def _prefix(requests: list[Request], first: int, settings: BatchSettings, most_r
 
 
 def _fits(requests: list[Request], outlook: Outlook) -> int:
-    return outlook.rows_within(min(_left_s(request, outlook) for request in requests))
+    due_s = min([request.due_s for request in requests])
+    return outlook.rows_within(due_s + outlook.slack_s - outlook.start_s)
 
 
 def _left_s(request: Request, outlook: Outlook) -> float:
-    return _left_at_s(request, outlook, outlook.start_s)
-
-
-def _left_at_s(request: Request, outlook: Outlook, start_s: float) -> float:
-    return request.due_s + outlook.slack_s - start_s
+    return request.due_s + outlook.slack_s - outlook.start_s
