@@ -1,7 +1,7 @@
 """Which replica gets which batch, decided when everything that happened is known."""
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from math import inf
 from typing import Final
 
@@ -13,7 +13,7 @@ from tideserve.server.core.profile import Profile
 from tideserve.server.core.replicas import Replica, ReplicaState
 from tideserve.server.core.request import Request
 from tideserve.server.core.settings import BatchingMode
-from tideserve.server.core.slo import LOOK_AHEAD, Outlook, choose_in_time
+from tideserve.server.core.slo import Outlook, choose_in_time
 
 # A batch for a replica that still computes is decided this long before it should be done.
 PREFETCH_LEAD_S: Final = 0.002
@@ -221,9 +221,6 @@ def _outlook(
     assert target_s is not None, "mode SLO has a target"
     most_rows = max(1, settings.max_batch_rows)
     margin_s = model.margin_s()
-    # Every arrival may bring a decision, so what is looked at is looked at without detours.
-    others = [_next_free_s(model, other, now_s) for other in ready if other is not replica]
-    others.sort()
     every = Outlook(
         table_s=profile.table(most_rows),
         target_s=target_s,
@@ -232,7 +229,7 @@ def _outlook(
         start_s=start_s,
         slack_s=_slack_s(profile.table(most_rows), target_s, margin_s),
         rows_per_s=model.arrivals.rows_per_s(now_s),
-        next_free_s=tuple(others[:LOOK_AHEAD]),
+        next_free_s=_OthersFree(model, replica, ready, now_s),
     )
     if not model.profiles.tells_costs_apart:
         return every
@@ -250,6 +247,22 @@ def _outlook(
     return replace(every, by_cost=of)
 
 
+@dataclass(frozen=True, slots=True)
+class _OthersFree:
+    """When the other replicas could begin. Most decisions, and every arrival may bring one, do
+    not ask."""
+
+    model: Model
+    replica: Replica
+    ready: list[Replica]
+    now_s: float
+
+    def __iter__(self) -> Iterator[float]:
+        for other in self.ready:
+            if other is not self.replica:
+                yield _next_free_s(self.model, other, self.now_s)
+
+
 def _slack_s(table_s: Sequence[float], target_s: float, margin_s: float) -> float:
     return max(0.0, table_s[1] + margin_s - target_s) - margin_s
 
@@ -263,7 +276,12 @@ def _ready(key: Hashable, replicas: Iterable[Replica]) -> list[Replica]:
 
 
 def _earliest_free_s(model: Model, ready: list[Replica], now_s: float) -> float:
-    return min((_next_free_s(model, replica, now_s) for replica in ready), default=-inf)
+    earliest_s = inf
+    for replica in ready:
+        if not replica.leases:
+            return now_s
+        earliest_s = min(earliest_s, _next_free_s(model, replica, now_s))
+    return earliest_s if ready else -inf
 
 
 def _fastest_first(model: Model) -> Callable[[Replica], tuple[int, float, int]]:

@@ -36,7 +36,7 @@ class Outlook:
 
     `table_s`: l(b) by rows b from 0. `replicas`: N, those that are READY. `idle`: those of
     them with empty hands, this one included if it is. `start_s`: when this replica could
-    begin; `next_free_s`: when the others could, ascending. `slack_s` is added to what is due:
+    begin; `next_free_s`: when the others could, worked out in an overload only. `slack_s` is added to what is due:
     negative for the margin of link and loop, and at least what makes one row alone feasible,
     or a target below l(1) would leave nothing to serve. `rows_per_s`: arrivals. `by_cost`: the
     same for rows of which each costs so much; None: all cost the same.
@@ -49,7 +49,7 @@ class Outlook:
     start_s: float
     slack_s: float = 0.0
     rows_per_s: float = 0.0
-    next_free_s: tuple[float, ...] = ()
+    next_free_s: Iterable[float] = ()
     by_cost: Callable[[int], "Outlook"] | None = None
 
     def of(self, row_cost: int) -> "Outlook":
@@ -244,6 +244,7 @@ def _window(line: _Line, settings: BatchSettings, cap_rows: int, outlook: Outloo
     best_rows = outlook.best_rows
     price = best_rows / table_s[best_rows] if table_s[best_rows] > 0.0 else 0.0
     keep_up_s = table_s[outlook.keep_up_rows()]
+    others_s = nsmallest(LOOK_AHEAD, outlook.next_free_s)
     largest = outlook.rows_within(_left_s(own[-1], outlook))
     most_worth = max((b - price * table_s[b] for b in range(1, largest + 1)), default=0.0)
     best, best_worth = _Taken(0, 1, own[0].rows), float("-inf")
@@ -255,7 +256,7 @@ def _window(line: _Line, settings: BatchSettings, cap_rows: int, outlook: Outloo
         fits = outlook.rows_within(_left_s(own[first], outlook))
         taken = line.taken(first, settings, min(cap_rows, fits))
         time_s = table_s[min(taken.rows, len(table_s) - 1)]
-        free_s = nsmallest(LOOK_AHEAD, (*outlook.next_free_s, outlook.start_s + time_s))
+        free_s = sorted((*others_s, outlook.start_s + time_s))[:LOOK_AHEAD]
         lost = left_out + _lost_behind(line, taken.end, free_s, keep_up_s, outlook)
         worth = taken.rows - price * time_s - lost
         if worth > best_worth + _ROUNDING_S:
