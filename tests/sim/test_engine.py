@@ -1,5 +1,7 @@
 """The engine: the scheduler in virtual time, replicas that compute, die and leave."""
 
+from collections.abc import Hashable, Iterable
+from dataclasses import replace
 from functools import cache
 from math import inf
 
@@ -8,6 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tideserve.server.core.actions import Action
+from tideserve.server.core.assignment import Assignment
+from tideserve.server.core.batching import Form, Wait
+from tideserve.server.core.model import Model
+from tideserve.server.core.replicas import Replica
 from tideserve.server.core.settings import BatchingMode, BatchSettings, ModelSettings, OnLate
 from tideserve.sim.arrivals import Poisson
 from tideserve.sim.book import Book, figures, reversals, rows_attainment
@@ -197,6 +204,47 @@ def goodput(
 def test_goodput_stays_near_what_can_be_had(load: float, replicas: int, least: float) -> None:
     """The issue's figures are of a minute (docs/simulation.md); these runs are of seconds."""
     assert goodput(load, replicas=replicas).figures.attainment >= least
+
+
+class Counting(Assignment):
+    """The core's own rule, and how often it was asked."""
+
+    asked = 0
+
+    def _decide(
+        self,
+        model: Model,
+        replica: Replica,
+        ready: list[Replica],
+        actions: list[Action],
+        now_s: float,
+    ) -> Form | Wait | None:
+        self.asked += 1
+        return super()._decide(model, replica, ready, actions, now_s)
+
+
+class Attentive(Counting):
+    """It decides anew at each arrival, whether that can change anything or not."""
+
+    def assign(
+        self, key: Hashable, model: Model, replicas: Iterable[Replica], now_s: float
+    ) -> list[Action]:
+        actions = super().assign(key, model, replicas, now_s)
+        model.deaf_until_s = -inf
+        return actions
+
+
+@pytest.mark.parametrize("replicas", [1, 3])
+def test_arrivals_ask_for_nothing_while_all_replicas_compute(replicas: int) -> None:
+    rows = Scenario(np.empty(0), 1.0, TARGET_S, Hardware(ISSUE), 64).best_rows(replicas)
+    rate = replicas * rows / ISSUE.mean_s(rows)
+    times_s = Poisson(rate).times_s(1.0, np.random.default_rng(7))
+    hardware = Hardware(replace(ISSUE, noise=0.05), link_s=0.0002)
+    scenario = Scenario(times_s, 1.0, TARGET_S, hardware, 64)
+    seldom, often = Counting(), Attentive()
+    books = [run_fixed(scenario, replicas, 1, assignment=rule).book for rule in (seldom, often)]
+    assert books[0].finished_s.tolist() == books[1].finished_s.tolist()
+    assert seldom.asked < 0.8 * often.asked
 
 
 def test_at_low_load_spare_replicas_show_as_idle() -> None:

@@ -34,6 +34,7 @@ class Assignment:
     ) -> list[Action]:
         """Hands out what waits for one model; sets `decide_at_s` where waiting is better."""
         model.decide_at_s = inf
+        model.deaf_until_s = -inf
         if not model.queue.requests:
             if model.earliest_free_s > now_s:
                 # What was known when the last batch was decided may be over: it ended early,
@@ -48,22 +49,27 @@ class Assignment:
         if len(candidates) > 1:
             differ = in_time and len({replica.device for replica in candidates}) > 1
             candidates.sort(key=_fastest_first(model) if differ else _preference)
+        deaf_until_s = inf if in_time else -inf
         for replica in candidates:
             if not model.queue.requests:
+                deaf_until_s = -inf
                 break
             if model.queue.suspects:
+                deaf_until_s = -inf
                 actions += self._give_suspect(model, replica, now_s)
                 continue
             match self._decide(model, replica, ready, actions, now_s):
                 case Form(requests, rows):
                     actions.append(self._give(model, replica, requests, rows, now_s, sole=False))
-                case Wait(until_s):
+                case Wait(until_s, deaf):
                     model.decide_at_s = min(model.decide_at_s, until_s)
+                    deaf_until_s = min(deaf_until_s, until_s if deaf else -inf)
                     if in_time and not replica.leases:
                         # While an idle replica waits for more rows, none goes to another one.
                         break
                 case None:
-                    pass
+                    deaf_until_s = -inf
+        model.deaf_until_s = deaf_until_s
         if in_time:
             model.earliest_free_s = _earliest_free_s(model, ready, now_s)
         return actions
@@ -190,7 +196,7 @@ def _start_s(model: Model, replica: Replica, now_s: float) -> float | Wait | Non
     free_s = _next_free_s(model, replica, now_s)
     decide_s = free_s - model.margin_s()
     if now_s < decide_s:
-        return Wait(decide_s)
+        return Wait(decide_s, deaf=True)
     return free_s if free_s > now_s else None
 
 
