@@ -27,11 +27,23 @@ def look(time_s: float, *arrivals: int) -> ServerStatus:
 
 def test_rates_are_of_all_versions_between_two_looks_by_the_servers_clock() -> None:
     looks = [look(10.0, 100, 5), look(11.0, 130, 5), look(13.0, 130, 25)]
-    assert list(rates(looks, "digits")) == [30.0, 10.0]
+    assert list(rates(looks, "digits")) == [30.0, 10.0, 10.0]
+
+
+def test_a_trace_is_as_long_as_it_took_however_late_the_looks_came() -> None:
+    times_s = [10.0, 11.3, 12.6, 13.9, 15.2, 15.3, 16.0]
+    looks = [look(time_s, round(100 * (time_s - 10.0))) for time_s in times_s]
+    assert list(rates(looks, "digits")) == pytest.approx([100.0] * 6)
 
 
 def test_a_restarted_server_counts_anew_and_a_model_that_went_away_gets_nothing() -> None:
     assert list(rates([look(10.0, 100), look(11.0, 7), look(12.0)], "digits")) == [7.0, 0.0]
+
+
+@pytest.mark.parametrize("time_s", [3.0, 1e9])
+def test_a_server_on_another_machine_has_another_clock(time_s: float) -> None:
+    looks = [look(10.0, 100), look(11.0, 130), look(time_s, 7), look(time_s + 1.0, 16)]
+    assert list(rates(looks, "digits")) == [30.0, 7.0, 9.0]
 
 
 def test_a_version_that_goes_leaves_the_others_as_they_are() -> None:

@@ -1,5 +1,7 @@
 """Mode SLO: what waits, what goes, and who is late."""
 
+import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import count
 from math import inf
@@ -252,3 +254,61 @@ def test_lower_levels_fill_an_overload_up_from_where_most_of_them_fit() -> None:
     assert not set(urgent) & set(batch)
     assert len(batch) >= 14
     assert TABLE_S[len(batch)] <= TARGET_S - 0.003
+
+
+def test_lower_levels_fill_up_one_after_the_other() -> None:
+    """The lowest has the longest run, and gets what the one above it leaves."""
+    high = [came(0.001, priority=1) for _ in range(2)]
+    middle = [came(0.003, priority=2) for _ in range(4)]
+    low = [came(0.003, priority=3) for _ in range(40)]
+    batch = formed(choose([*high, *middle, *low], replace(EIGHT, rows_per_s=7000.0)))
+    assert batch[:6] == (*high, *middle)
+    assert batch[6:] == tuple(low[: len(batch) - 6])
+    assert TABLE_S[len(batch)] <= TARGET_S - 0.003 < TABLE_S[len(batch) + 1]
+
+
+def test_late_ones_of_other_signatures_are_looked_past_only_so_far() -> None:
+    def strangers() -> Iterator[Request]:
+        while True:
+            yield came(1.0, signature="b")
+
+    going = came(MAX_DEFERRAL * TABLE_S[16] / 8)
+    assert formed(choose_in_time([going], strangers(), SETTINGS, 32, EIGHT, NOW_S)) == (going,)
+
+
+@pytest.mark.parametrize("levels", [1, 3])
+@pytest.mark.parametrize("largest", [16, 256])
+def test_a_decision_in_an_overload_costs_little_more_than_a_look_at_each_request(
+    levels: int, largest: int
+) -> None:
+    """Each batch of a frontend in an overload is such a decision."""
+    table_s = [0.0, *(0.005 + 0.02 * rows / largest for rows in range(1, largest + 1))]
+    settings = BatchSettings(BatchingMode.SLO, largest, target_s=0.028)
+    waiting = [
+        came(0.0 if level == 1 else 0.008 - 0.008 * at / largest, priority=level)
+        for level in range(1, levels + 1)
+        for at in range(4 * largest // levels)
+    ]
+    for at, request in enumerate(waiting):
+        if levels == 1:
+            request.due_s = NOW_S + 0.0255 + 0.02 * at / len(waiting)
+    outlook = replace(
+        EIGHT,
+        table_s=table_s,
+        target_s=0.028,
+        rows_per_s=1.3 * 8 * largest / 0.025,
+        next_free_s=(NOW_S + 0.003, NOW_S + 0.006, NOW_S + 0.009),
+    )
+    calls = 0
+
+    def tell(_frame: object, event: str, _argument: object) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    sys.setprofile(tell)
+    try:
+        choice = choose_in_time(waiting, (), settings, largest, outlook, NOW_S)
+    finally:
+        sys.setprofile(None)
+    assert len(formed(choice)) > largest / 2
+    assert calls < 30 * len(waiting)

@@ -1,5 +1,7 @@
 """Padding: joined batches, cut answers, and which bytes fill them up."""
 
+from math import prod
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,6 +13,8 @@ from tideserve.server.errors import InvalidRequestError
 from tideserve.server.model_spec import ModelSpec, TensorSpec
 from tideserve.server.padding import Padding, pad_element
 from tideserve.server.payload import fill, read_inputs
+from tideserve.server.repository.padding import padding_of
+from tideserve.server.repository.parameters import Pad
 from tideserve.v1.inference_pb2 import ModelInferRequest, ModelInferResponse
 from tideserve.v1.replica_pb2 import ExchangeResponse, Lease, Tensor
 
@@ -137,6 +141,73 @@ def test_an_output_that_is_not_as_long_as_the_bucket_is_left_alone() -> None:
     answer = ModelInferResponse.FromString(outputs.encode(caller.plan, "", 0, final_flag=False))
     assert tuple(answer.outputs[0].shape) == (1, 2, 3)
     assert answer.raw_output_contents[0] == pooled.tobytes()
+
+
+def strings(*elements: bytes) -> bytes:
+    return b"".join(len(one).to_bytes(4, "little") + one for one in elements)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.integers(0, 1),
+    st.lists(st.tuples(st.integers(1, 3), st.integers(0, 4)), min_size=1, max_size=4),
+    st.integers(0, 2**32 - 1),
+)
+def test_r4_strings_come_back_as_long_as_their_callers_inputs(
+    dim: int, sizes: list[tuple[int, int]], seed: int
+) -> None:
+    """A label for each token, some of them empty."""
+    open_dims = tuple(-1 if at == dim else 3 for at in range(2))
+    spec = make_spec(
+        [TensorSpec("ids", "INT32", open_dims)], [TensorSpec("label", "BYTES", open_dims)]
+    )
+    padding = padding_of(
+        Pad(dim=dim, edges=EDGES, value=0.0, values={}, cost=None),
+        spec.inputs,
+        spec.outputs,
+        8,
+        "config.pbtxt",
+    )
+    names = [name for name in ModelSpec.__slots__ if name != "padding"]
+    spec = ModelSpec(**{name: getattr(spec, name) for name in names}, padding=padding)
+    chance = np.random.default_rng(seed)
+    rows = sum(count for count, _ in sizes)
+    shape = (rows, 4, 3) if dim == 0 else (rows, 3, 4)
+    labels = np.array(
+        [
+            b"x" * int(size) + b"%d" % at
+            for at, size in enumerate(chance.integers(0, 9, prod(shape)))
+        ],
+        dtype=object,
+    ).reshape(shape)
+    row_bytes = [len(strings(*row.ravel())) for row in labels]
+    outputs = BatchOutputs(
+        [
+            Tensor(
+                name="label",
+                datatype="BYTES",
+                shape=shape,
+                data=strings(*labels.ravel()),
+                row_bytes=row_bytes,
+            )
+        ],
+        spec,
+        rows,
+    )
+    first_row = 0
+    for count, length in sizes:
+        request = ModelInferRequest(model_name="m")
+        ids = np.zeros((count, length, 3) if dim == 0 else (count, 3, length), np.int32)
+        add_input(request, "ids", "INT32", ids.shape, ids.tobytes())
+        plan = read_inputs(request, spec).plan
+        answer = ModelInferResponse.FromString(
+            outputs.encode(plan, "", first_row, final_flag=False)
+        )
+        own = labels[first_row : first_row + count]
+        own = own[:, :length] if dim == 0 else own[:, :, :length]
+        assert tuple(answer.outputs[0].shape) == own.shape
+        assert answer.raw_output_contents[0] == strings(*own.ravel())
+        first_row += count
 
 
 def test_inputs_of_different_lengths_are_refused() -> None:

@@ -90,6 +90,11 @@ def test_a_trace_of_rates_and_a_profile_of_points_are_read(config: Path, tmp_pat
         (("--arrivals=poison:rate=4", *SMALL[1:]), "poisson"),
         (("--arrivals=poisson:rate=0.01", *SMALL[1:]), "expected at least 2 arrivals"),
         ((*SMALL, "--target=-1"), "--target"),
+        ((*SMALL, "--rows=0"), "--rows: expected whole numbers from 1"),
+        ((*SMALL, "--rows=1/x"), "--rows: expected whole numbers from 1"),
+        ((*SMALL, "--rows=9"), "at most 8 rows (--max-batch-rows), got one of 9"),
+        ((*SMALL, "--link=inf"), "--link: expected a finite number"),
+        ((*SMALL, "--start=2", "--start-worst=1"), "a worst that is no less, got 2 and 1"),
     ],
 )
 def test_what_does_not_work_is_said_in_words(
@@ -98,6 +103,25 @@ def test_what_does_not_work_is_said_in_words(
     found = run("simulate", config, "--model=digits", *arguments)
     assert found.exit_code == 2
     assert words in found.stderr
+
+
+def test_rows_and_the_link_cost_replicas_and_time(config: Path, tmp_path: Path) -> None:
+    trace = tmp_path / "trace.csv"
+    lines = [f"{at / 20},{1 + at % 4}" for at in range(240)]
+    trace.write_text("\n".join(["arrived_s,rows", *lines, ""]))
+    arguments = ("simulate", config, f"--trace={trace}", *SMALL[2:], "--model=digits", "--json")
+    plain, slow = (
+        json.loads(run(*arguments, *more).stdout)["systems"][0] for more in ((), ("--link=0.05",))
+    )
+    assert (plain["arrivals"], plain["answered"]) == (240, 1.0)
+    assert plain["mean_batch_rows"] > 2.0
+    assert slow["p50_s"] > plain["p50_s"] + 0.05
+    found = run(*arguments, "--rows=2")
+    assert found.exit_code == 2
+    assert "has a column of rows already" in found.stderr
+    drawn = ("simulate", config, *SMALL, "--model=digits", "--json", "--rows=1/4")
+    first, again = (run(*drawn).stdout for _ in range(2))
+    assert first == again
 
 
 def test_a_model_without_a_target_needs_one(config: Path) -> None:

@@ -1,5 +1,7 @@
 """The engine: the scheduler in virtual time, replicas that compute, die and leave."""
 
+from collections.abc import Hashable, Iterable
+from dataclasses import replace
 from functools import cache
 from math import inf
 
@@ -8,9 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tideserve.server.core.actions import Action
+from tideserve.server.core.assignment import Assignment
+from tideserve.server.core.batching import Form, Wait
+from tideserve.server.core.model import Model
+from tideserve.server.core.replicas import Replica
 from tideserve.server.core.settings import BatchingMode, BatchSettings, ModelSettings, OnLate
 from tideserve.sim.arrivals import Poisson
-from tideserve.sim.book import Book, figures, reversals
+from tideserve.sim.book import Book, figures, reversals, rows_attainment
 from tideserve.sim.engine import Engine, Workload
 from tideserve.sim.hardware import BatchTimes, Hardware, Spread
 from tideserve.sim.scenario import Run, Scenario, run_fixed
@@ -21,14 +28,18 @@ ISSUE = BatchTimes.linear(PER_ROW_S, BASE_S)
 
 
 def engine(
-    arrived_s: list[float], *, replicas: int = 1, hardware: Hardware | None = None
+    arrived_s: list[float],
+    *,
+    replicas: int = 1,
+    hardware: Hardware | None = None,
+    rows: list[int] | None = None,
 ) -> Engine:
     times_s = np.array(arrived_s)
     made = Engine(
         "m",
         ModelSettings(batch=BatchSettings(BatchingMode.EAGER, 4)),
         hardware or Hardware(BatchTimes.linear(0.010, 0.090)),
-        Workload(times_s, 10.0),
+        Workload(times_s, 10.0, rows=None if rows is None else np.array(rows)),
         seed=1,
     )
     for number in range(replicas):
@@ -59,6 +70,42 @@ def test_replicas_that_had_no_work_for_long_still_ask_for_it() -> None:
     book = made.run()
     assert book.finished_s.max() < 30.0 + 0.3
     assert [replica.busy_s > 0.0 for replica in made.replicas.values()] == [True] * 3
+
+
+def test_a_request_has_as_many_rows_as_the_workload_says() -> None:
+    book = engine([1.0, 1.01, 1.02, 1.03], rows=[1, 3, 2, 2]).run()
+    # Three rows and two do not fit a batch of four.
+    assert book.finished_s.tolist() == pytest.approx([1.1, 1.22, 1.35, 1.35])
+    assert (book.batches, book.rows, book.succeeded) == (3, 8, 4)
+    assert rows_attainment(book, 0.25) == pytest.approx(4 / 8)
+
+
+def test_the_link_delays_a_batch_and_its_outcome_unless_it_is_there_ahead() -> None:
+    hardware = Hardware(BatchTimes.linear(0.010, 0.090), link_s=0.005)
+    book = engine([1.0, 1.01], hardware=hardware).run()
+    # The second batch is sent 2 ms before the first should be done, and waits for it there.
+    assert book.finished_s.tolist() == pytest.approx([1.11, 1.21])
+    hardware = Hardware(BatchTimes.linear(0.010, 0.090), link_s=0.03)
+    book = engine([1.0, 1.12], hardware=hardware).run()
+    assert book.finished_s.tolist() == pytest.approx([1.16, 1.28])
+
+
+@pytest.mark.parametrize("drained_s", [1.01, 1.05, 1.14])
+def test_what_is_on_its_way_to_a_draining_replica_is_finished_there(drained_s: float) -> None:
+    made = engine([1.0], hardware=Hardware(BatchTimes.linear(0.010, 0.090), link_s=0.03))
+    made.at(drained_s, lambda now_s: made.perform(made.scheduler.on_drain("r0", now_s, "enough")))
+    book = made.run()
+    assert book.finished_s[0] == pytest.approx(1.16)
+    assert (book.deaths, made.replicas["r0"].over) == (0, "exit code 0")
+
+
+def test_work_on_its_way_to_a_replica_that_dies_is_done_by_another() -> None:
+    hardware = Hardware(BatchTimes.linear(0.010, 0.090), link_s=0.03)
+    made = engine([1.0], replicas=2, hardware=hardware)
+    made.at(1.01, lambda _: made._die(made.replicas["r0"]))
+    book = made.run()
+    assert book.finished_s[0] == pytest.approx(1.01 + 0.03 + 0.1 + 0.03)
+    assert (book.deaths, book.failed) == (1, 0)
 
 
 def test_work_of_a_replica_that_dies_is_done_by_another() -> None:
@@ -103,18 +150,22 @@ def test_callers_that_give_up_are_expired() -> None:
     gaps_s=st.lists(st.floats(0.0, 0.3), min_size=1, max_size=40),
     replicas=st.integers(1, 3),
     life_s=st.sampled_from([inf, inf, 2.0]),
+    link_s=st.sampled_from([0.0, 0.004]),
     seed=st.integers(0, 1000),
 )
 def test_r1_every_request_has_one_outcome_and_none_is_answered_early(
-    gaps_s: list[float], replicas: int, life_s: float, seed: int
+    gaps_s: list[float], replicas: int, life_s: float, link_s: float, seed: int
 ) -> None:
     times_s = np.cumsum(gaps_s)
     scenario = Scenario(
         arrived_s=times_s,
         duration_s=float(times_s[-1]) + 1.0,
         target_s=0.2,
-        hardware=Hardware(BatchTimes.linear(0.010, 0.050, noise=0.2), mean_life_s=life_s),
+        hardware=Hardware(
+            BatchTimes.linear(0.010, 0.050, noise=0.2), mean_life_s=life_s, link_s=link_s
+        ),
         max_batch_rows=4,
+        request_rows=1 + np.arange(len(times_s)) % 3,
         on_late=OnLate.DROP if seed % 2 else OnLate.SERVE,
     )
     book = run_fixed(scenario, replicas, seed).book
@@ -153,6 +204,47 @@ def goodput(
 def test_goodput_stays_near_what_can_be_had(load: float, replicas: int, least: float) -> None:
     """The issue's figures are of a minute (docs/simulation.md); these runs are of seconds."""
     assert goodput(load, replicas=replicas).figures.attainment >= least
+
+
+class Counting(Assignment):
+    """The core's own rule, and how often it was asked."""
+
+    asked = 0
+
+    def _decide(
+        self,
+        model: Model,
+        replica: Replica,
+        ready: list[Replica],
+        actions: list[Action],
+        now_s: float,
+    ) -> Form | Wait | None:
+        self.asked += 1
+        return super()._decide(model, replica, ready, actions, now_s)
+
+
+class Attentive(Counting):
+    """It decides anew at each arrival, whether that can change anything or not."""
+
+    def assign(
+        self, key: Hashable, model: Model, replicas: Iterable[Replica], now_s: float
+    ) -> list[Action]:
+        actions = super().assign(key, model, replicas, now_s)
+        model.deaf_until_s = -inf
+        return actions
+
+
+@pytest.mark.parametrize("replicas", [1, 3])
+def test_arrivals_ask_for_nothing_while_all_replicas_compute(replicas: int) -> None:
+    rows = Scenario(np.empty(0), 1.0, TARGET_S, Hardware(ISSUE), 64).best_rows(replicas)
+    rate = replicas * rows / ISSUE.mean_s(rows)
+    times_s = Poisson(rate).times_s(1.0, np.random.default_rng(7))
+    hardware = Hardware(replace(ISSUE, noise=0.05), link_s=0.0002)
+    scenario = Scenario(times_s, 1.0, TARGET_S, hardware, 64)
+    seldom, often = Counting(), Attentive()
+    books = [run_fixed(scenario, replicas, 1, assignment=rule).book for rule in (seldom, often)]
+    assert books[0].finished_s.tolist() == books[1].finished_s.tolist()
+    assert seldom.asked < 0.8 * often.asked
 
 
 def test_at_low_load_spare_replicas_show_as_idle() -> None:

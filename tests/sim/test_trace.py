@@ -125,6 +125,28 @@ def test_arrivals_are_the_times_or_drawn_from_the_rates() -> None:
     assert np.array_equal(drawn_s, rates.arrivals_s(np.random.default_rng(1)))
 
 
+def test_a_column_of_rows_goes_with_its_times(path: Path) -> None:
+    path.write_text("time,tokens,rows\n3,x,2\n1,y,4\n2,z,1\n")
+    trace = read_trace(path, speed=2.0)
+    assert trace.times_s is not None
+    assert trace.rows is not None
+    assert trace.times_s.tolist() == [0.0, 0.5, 1.0]
+    assert trace.rows.tolist() == [4, 1, 2]
+
+
+@pytest.mark.parametrize("text", ["", "0", "1.5", "-1", "4097", "99999999999999999999"])
+def test_rows_are_whole_numbers_of_a_batch(path: Path, text: str) -> None:
+    path.write_text(f"time,rows\n1,1\n2,{text}\n")
+    with pytest.raises(ValueError, match=":3: expected rows, a whole number from 1 to 4096"):
+        read_trace(path)
+
+
+def test_rates_have_no_rows(path: Path) -> None:
+    path.write_text("rate,rows\n1,1\n")
+    with pytest.raises(ValueError, match="no column of rows beside rates"):
+        read_trace(path)
+
+
 @given(st.lists(st.integers(0, 10**12), min_size=1, max_size=50).map(sorted))
 def test_what_is_written_is_read_back(
     tmp_path_factory: pytest.TempPathFactory, times_us: list[int]

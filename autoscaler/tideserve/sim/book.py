@@ -14,9 +14,11 @@ WAIT_BOUNDS_S: Final = tuple(0.0001 * 2.0**power for power in range(21))
 
 @dataclass(slots=True)
 class Book:
-    """Owns the records of one run. Times are virtual seconds; `finished_s` inf: no answer."""
+    """Owns the records of one run. Times are virtual seconds; `finished_s` inf: no answer.
+    `request_rows` None: one each."""
 
     arrived_s: NDArray[np.float64]
+    request_rows: NDArray[np.int64] | None = None
     finished_s: NDArray[np.float64] = field(init=False)
     rejected: int = 0
     expired: int = 0
@@ -57,6 +59,20 @@ class Figures:
     most_replicas: int
 
 
+def in_time(book: Book, target_s: float) -> NDArray[np.bool_]:
+    """Of each request, whether it was answered within the target."""
+    # Sums of floats: an answer on the target's very end is in time.
+    return book.finished_s - book.arrived_s <= target_s + 1e-9
+
+
+def rows_attainment(book: Book, target_s: float) -> float:
+    """Share in time by rows: what a replica's capacity is counted in."""
+    served = in_time(book, target_s)
+    if not len(served):
+        return 1.0
+    return float(np.average(served, weights=book.request_rows))
+
+
 def figures(book: Book, target_s: float, duration_s: float) -> Figures:
     """The summary of a run of `duration_s`."""
     latency_s = book.finished_s - book.arrived_s
@@ -64,8 +80,7 @@ def figures(book: Book, target_s: float, duration_s: float) -> Figures:
     arrivals = len(book.arrived_s)
     return Figures(
         arrivals=arrivals,
-        # Sums of floats: an answer on the target's very end is in time.
-        attainment=float(np.mean(latency_s <= target_s + 1e-9)) if arrivals else 1.0,
+        attainment=float(np.mean(in_time(book, target_s))) if arrivals else 1.0,
         answered=len(answers) / arrivals if arrivals else 1.0,
         p50_s=float(np.quantile(answers, 0.5)) if len(answers) else inf,
         p99_s=float(np.quantile(answers, 0.99)) if len(answers) else inf,

@@ -18,15 +18,16 @@ BASELINES: Final = ("kpa-60", "kpa-70", "kpa-80", "hpa", "ray", "static")
 
 
 def policy_of(system: str, scenario: Scenario, settings: ScalingSettings) -> Policy:
-    """A baseline aims at the requests that a replica computes at a time, b*: what its users would
-    set, and what served it best over the start-up times tried (docs/simulation.md)."""
+    """A baseline aims at the requests that a replica computes at a time, those of b* rows: what
+    its users would set, and what served it best over the start-up times tried (docs/simulation.md)."""
     if system not in (OURS, *BASELINES):
         raise ValueError(f"--against: expected one of {', '.join(BASELINES)}, got '{system}'")
     bounds = settings.policy_of(scenario.name)
     least, most = bounds.min_replicas, bounds.max_replicas
-    rate = len(scenario.arrived_s) / scenario.duration_s
+    each_rows = scenario.mean_request_rows
+    rate = len(scenario.arrived_s) * each_rows / scenario.duration_s
     rows = scenario.best_rows(max(1.0, rate / scenario.rows_per_s))
-    concurrency = float(rows)
+    concurrency = max(1.0, rows / each_rows)
     match system.split("-"):
         case ["tideserve"]:
             return ElasticPolicy(settings)

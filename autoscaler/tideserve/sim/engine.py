@@ -6,6 +6,7 @@ The scheduler is `tideserve.server.core`'s own object, driven as the dispatcher 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from heapq import heappop, heappush
 from itertools import count
 from math import inf
@@ -27,6 +28,7 @@ from tideserve.server.core.actions import (
     SendDrain,
 )
 from tideserve.server.core.assignment import Assignment
+from tideserve.server.core.leases import Lease
 from tideserve.server.core.outcomes import BatchDone
 from tideserve.server.core.replicas import Exchange
 from tideserve.server.core.request import Request
@@ -42,12 +44,13 @@ Handler = Callable[[float], None]
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """Requests of one row each by their arrival, in seconds from 0. `deadline_s`: callers give
-    up so long after it."""
+    """Requests by their arrival, in seconds from 0. `deadline_s`: callers give up so long after
+    it. `rows`: of each request; None: one."""
 
     arrived_s: NDArray[np.float64]
     duration_s: float
     deadline_s: float = inf
+    rows: NDArray[np.int64] | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -79,10 +82,11 @@ class Engine:
         self.hardware = hardware
         self.generator = np.random.default_rng(seed)
         self.replicas: dict[str, SimReplica] = {}
-        self.book = Book(workload.arrived_s)
+        self.book = Book(workload.arrived_s, workload.rows)
         self.arrivals = 0
         self.on_ended: Callable[[SimReplica], None] = _nobody
         self._workload = workload
+        self._rows = None if workload.rows is None else workload.rows.tolist()
         self._numbers = _Numbers()
         self._asking: dict[int, SimReplica] = {}  # by the number of the open Exchange
         self._heap: list[tuple[float, int, Handler]] = []
@@ -182,7 +186,8 @@ class Engine:
     # --- events ---------------------------------------------------------------------------
 
     def _arrive(self, number: int, arrived_s: float) -> None:
-        request = Request(number, 1, 1, "", arrived_s, 0, arrived_s + self._workload.deadline_s)
+        rows = 1 if self._rows is None else self._rows[number]
+        request = Request(number, rows, 1, "", arrived_s, 0, arrived_s + self._workload.deadline_s)
         if self.scheduler.on_arrival(self.key, request, arrived_s) is not None:
             self.book.rejected += 1
 
@@ -214,14 +219,34 @@ class Engine:
 
     def _ask(self, replica: SimReplica, outcomes: tuple[BatchDone, ...]) -> None:
         replica.sequence += 1
-        exchange = Exchange(next(self._numbers.calls), replica.sequence, self.now_s)
+        sequence = replica.sequence
+        self._through_link(lambda: self._asked(replica, sequence, outcomes))
+
+    def _asked(self, replica: SimReplica, sequence: int, outcomes: tuple[BatchDone, ...]) -> None:
+        if replica.over:
+            return
+        exchange = Exchange(next(self._numbers.calls), sequence, self.now_s)
         self._asking[exchange.call_id] = replica
         self._perform(
             self.scheduler.on_exchange(
                 replica.replica_id, replica.epoch, exchange, outcomes, self.now_s, want=True
             )
         )
-        if replica.draining and not replica.held:
+        if replica.draining:
+            self._leave_idle(replica)
+
+    def _through_link(self, arrives: Callable[[], None]) -> None:
+        """What one end sent is there a little later."""
+        link_s = self.hardware.link_s
+        if link_s > 0.0:
+            self.at(self.now_s + link_s, lambda _: arrives())
+        else:
+            arrives()
+
+    def _leave_idle(self, replica: SimReplica) -> None:
+        """It goes once neither it nor the way to it or from it has anything of a lease."""
+        member = self.scheduler.members.get(replica.replica_id)
+        if member is None or not member.leases:
             self._leave(replica)
 
     def _leave(self, replica: SimReplica) -> None:
@@ -241,7 +266,8 @@ class Engine:
                     self._complete(answers)
                 case Dispatch(call_id, _, lease):
                     del self._asking[call_id]
-                    self._deliver(self.replicas[lease.replica_id], action)
+                    replica = self.replicas[lease.replica_id]
+                    self._through_link(partial(self._deliver, replica, lease))
                 case Expire():
                     self.book.expired += 1
                 case Fail():
@@ -257,8 +283,10 @@ class Engine:
                 case ReplicaLeft():
                     pass
 
-    def _deliver(self, replica: SimReplica, action: Dispatch) -> None:
-        replica.held.append(action.lease)
+    def _deliver(self, replica: SimReplica, lease: Lease) -> None:
+        if replica.over:
+            return
+        replica.held.append(lease)
         if len(replica.held) == 1:
             self._idle -= 1
             self._compute(replica)
@@ -272,8 +300,7 @@ class Engine:
 
     def _drain(self, replica: SimReplica) -> None:
         replica.draining = True
-        if not replica.held:
-            self._leave(replica)
+        self._leave_idle(replica)
 
     def _complete(self, answers: list[tuple[Request, int]]) -> None:
         book = self.book

@@ -76,13 +76,14 @@ class Spread:
 class Hardware:
     """`start_s`: launch to READY, cold; `load_s`: of a standby that is given a model;
     `prepared_s`: of an instance made before. `mean_life_s`: until it dies by itself,
-    exponential; inf: never."""
+    exponential; inf: never. `link_s`: what a lease takes to the replica, and its outcome back."""
 
     batch: BatchTimes
     start_s: Spread = field(default_factory=lambda: Spread(0.3, 0.6))
     load_s: Spread = field(default_factory=lambda: Spread(0.05, 0.1))
     prepared_s: Spread = field(default_factory=lambda: Spread(0.5, 0.6))
     mean_life_s: float = inf
+    link_s: float = 0.0
 
     def draw_life_s(self, generator: np.random.Generator) -> float:
         """From READY to its death."""

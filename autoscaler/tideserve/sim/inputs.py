@@ -1,7 +1,7 @@
 """From files and options to a scenario."""
 
 import csv
-from math import isfinite, nan
+from math import inf, isfinite, nan
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -17,6 +17,8 @@ from tideserve.sim.scenario import Scenario
 from tideserve.sim.trace import read_trace
 
 _LEAST_ARRIVALS: Final = 2
+# A request has no more rows than a batch, which --max-batch-rows bounds.
+_MOST_DIGITS: Final = 4
 _Choice = TypeVar("_Choice", BatchingMode, OnLate)
 
 
@@ -24,22 +26,33 @@ def scenario_of(options: Options, target_s: float) -> Scenario:
     """Raises `SimulationError`."""
     _check_numbers(options, target_s)
     try:
-        arrived_s, duration_s = _arrivals(options, target_s)
-        batch = _batch_times(options)
-        start_s = Spread(options.start)
+        arrived_s, duration_s, request_rows = _arrivals(options, target_s)
+        hardware = _hardware(options)
     except (OSError, ValueError) as error:
         raise SimulationError(str(error)) from error
     return Scenario(
         arrived_s=arrived_s,
         duration_s=duration_s,
         target_s=target_s,
-        hardware=Hardware(batch, start_s=start_s),
+        hardware=hardware,
         max_batch_rows=options.max_batch_rows,
         mode=_one_of(BatchingMode, options.batching, "--batching"),
         on_late=_one_of(OnLate, options.on_late, "--on-late"),
         window_s=options.window,
         initial=options.initial,
         name=options.model,
+        request_rows=request_rows,
+    )
+
+
+def _hardware(options: Options) -> Hardware:
+    return Hardware(
+        _batch_times(options),
+        start_s=Spread(options.start, options.start_worst or 0.0),
+        load_s=Spread(options.standby_start, 2.0 * options.standby_start),
+        prepared_s=Spread(options.prepared_start, 1.2 * options.prepared_start),
+        mean_life_s=options.mean_life or inf,
+        link_s=options.link,
     )
 
 
@@ -51,6 +64,11 @@ def _check_numbers(options: Options, target_s: float) -> None:
         "--noise": options.noise,
         "--window": options.window,
         "--start": options.start,
+        "--start-worst": options.start_worst,
+        "--standby-start": options.standby_start,
+        "--prepared-start": options.prepared_start,
+        "--mean-life": options.mean_life,
+        "--link": options.link,
     }
     for option, value in finite.items():
         if value is not None and not isfinite(value):
@@ -63,14 +81,20 @@ def _check_numbers(options: Options, target_s: float) -> None:
         raise SimulationError(f"--window is of --batching window, got {options.batching}")
 
 
-def _arrivals(options: Options, target_s: float) -> tuple[NDArray[np.float64], float]:
+def _arrivals(
+    options: Options, target_s: float
+) -> tuple[NDArray[np.float64], float, NDArray[np.int64] | None]:
+    """Times, how long the run is, and the rows of each."""
     if (options.trace is None) == (not options.arrivals):
         raise SimulationError("expected either --trace FILE or --arrivals SPEC")
     generator = np.random.default_rng([options.seed, 1])
+    rows: NDArray[np.int64] | None = None
     if options.trace is not None:
-        times_s = read_trace(options.trace, speed=options.speed).arrivals_s(generator)
+        trace = read_trace(options.trace, speed=options.speed)
+        times_s, rows = trace.arrivals_s(generator), trace.rows
         if options.duration is not None:
             times_s = times_s[times_s < options.duration]
+            rows = None if rows is None else rows[: len(times_s)]
     else:
         duration_s = options.duration if options.duration is not None else 600.0
         times_s = parse(options.arrivals).times_s(duration_s, generator)
@@ -79,7 +103,26 @@ def _arrivals(options: Options, target_s: float) -> tuple[NDArray[np.float64], f
             f"expected at least {_LEAST_ARRIVALS} arrivals, got {len(times_s)}: give a longer "
             "--duration or another trace"
         )
-    return times_s, options.duration or float(times_s[-1]) + target_s
+    if options.rows:
+        if rows is not None:
+            raise SimulationError(f"--rows: {options.trace} has a column of rows already")
+        rows = np.random.default_rng([options.seed, 2]).choice(_row_counts(options), len(times_s))
+    if rows is not None and rows.max() > options.max_batch_rows:
+        raise SimulationError(
+            f"expected requests of at most {options.max_batch_rows} rows (--max-batch-rows), "
+            f"got one of {rows.max()}"
+        )
+    return times_s, options.duration or float(times_s[-1]) + target_s, rows
+
+
+def _row_counts(options: Options) -> list[int]:
+    parts = options.rows.split("/")
+    counts = [int(part) if part.isdecimal() and len(part) <= _MOST_DIGITS else 0 for part in parts]
+    if min(counts) < 1:
+        raise SimulationError(
+            f"--rows: expected whole numbers from 1 such as 4 or 1/1/8, got '{options.rows}'"
+        )
+    return counts
 
 
 def _batch_times(options: Options) -> BatchTimes:

@@ -51,6 +51,26 @@ class Options:
     ] = 0.0
     on_late: Annotated[str, typer.Option(help="serve or drop, in mode slo.")] = OnLate.SERVE.value
     start: Annotated[float, typer.Option(min=0.0, help="Seconds from launch to READY.")] = 0.3
+    start_worst: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="The longest of about twenty starts; by default all the same."),
+    ] = None
+    standby_start: Annotated[
+        float, typer.Option(min=0.0, help="Seconds from a standby's model to READY.")
+    ] = 0.05
+    prepared_start: Annotated[
+        float, typer.Option(min=0.0, help="The same of an instance made before (containers).")
+    ] = 0.5
+    mean_life: Annotated[
+        float | None,
+        typer.Option(min=0.001, help="Seconds until a replica dies, on average; by default never."),
+    ] = None
+    link: Annotated[
+        float, typer.Option(min=0.0, help="Seconds that a batch takes to the replica, and back.")
+    ] = 0.0
+    rows: Annotated[
+        str, typer.Option(help="Rows of a request: 1, or drawn from several such as 1/1/8.")
+    ] = ""
     initial: Annotated[int, typer.Option(min=0, help="Replicas that are READY at the start.")] = 1
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same numbers.")] = 1
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from tideserve.sim.book import in_time
 from tideserve.sim.scenario import Run, Scenario
 
 if TYPE_CHECKING:
@@ -100,10 +101,11 @@ def picture(scenario: Scenario, runs: Sequence[Run], note: str) -> bytes:
     for run in runs:
         times_s = [at_s for at_s, _, _ in run.book.counts]
         counts.plot(times_s, [ready for _, ready, _ in run.book.counts], lw=1.2, label=run.system)
-        missed = run.book.finished_s - run.book.arrived_s > scenario.target_s + 1e-9
+        missed = ~in_time(run.book, scenario.target_s)
         too_late, _ = np.histogram(scenario.arrived_s[missed], bins=edges)
         late.plot(edges[:-1], too_late / bin_s, lw=1, label=run.system)
-    needed = arrived / bin_s / scenario.rows_per_s
+    asked, _ = np.histogram(scenario.arrived_s, bins=edges, weights=scenario.request_rows)
+    needed = asked / bin_s / scenario.rows_per_s
     counts.plot(edges[:-1], needed, color="0.7", lw=1, label="load over capacity")
     counts.set_ylabel("replicas READY")
     counts.legend(loc="upper left", fontsize=8, ncols=4)

@@ -18,7 +18,7 @@ from tideserve.server.core.settings import (
     OnLate,
     QueueSettings,
 )
-from tideserve.sim.book import Book, Figures, figures
+from tideserve.sim.book import Book, Figures, figures, rows_attainment
 from tideserve.sim.engine import Engine, Workload
 from tideserve.sim.fleet import TICK_S, Fleet, FleetSettings
 from tideserve.sim.hardware import Hardware
@@ -33,7 +33,8 @@ _MAX_QUEUED: Final = 1_000_000
 @dataclass(frozen=True, slots=True)
 class Scenario:
     """`arrived_s`: seconds from 0. `initial` replicas are READY at the start, and their start-up
-    is paid for. `window_s`: the delay of mode WINDOW."""
+    is paid for. `window_s`: the delay of mode WINDOW. `request_rows`: of each request, at most
+    `max_batch_rows`; None: one."""
 
     arrived_s: NDArray[np.float64]
     duration_s: float
@@ -46,6 +47,7 @@ class Scenario:
     initial: int = 1
     tick_s: float = TICK_S
     name: str = MODEL
+    request_rows: NDArray[np.int64] | None = None
 
     def settings(self) -> ModelSettings:
         """Of the model's queue and batches."""
@@ -76,11 +78,17 @@ class Scenario:
         ]
         return max(fitting, default=1)
 
+    @property
+    def mean_request_rows(self) -> float:
+        return 1.0 if self.request_rows is None else float(np.mean(self.request_rows))
+
     def optimum_s(self, attainment: float) -> float:
-        """Replica-seconds of the clairvoyant optimum for that share in time."""
+        """Replica-seconds of the clairvoyant optimum for that share of the rows in time."""
         slot_s = max(_LEAST_SLOT_S, self.target_s)
         slots = max(1, ceil(self.duration_s / slot_s - 1e-9))
-        counts, _ = np.histogram(self.arrived_s, bins=slots, range=(0.0, slots * slot_s))
+        counts, _ = np.histogram(
+            self.arrived_s, bins=slots, range=(0.0, slots * slot_s), weights=self.request_rows
+        )
         return cost_at(
             (counts / slot_s).tolist(),
             attainment,
@@ -142,7 +150,7 @@ def run_scaled(
     fleet.begin()
     book = engine.run()
     summary = figures(book, scenario.target_s, scenario.duration_s)
-    optimum_s = scenario.optimum_s(summary.attainment)
+    optimum_s = scenario.optimum_s(rows_attainment(book, scenario.target_s))
     over = summary.replica_s / optimum_s if optimum_s > 0.0 else None
     return Run(system, summary, book, tuple(fleet.decisions), over)
 
@@ -153,6 +161,9 @@ def _engine(
     # A system that drops what is late stands beside others whose callers give up then.
     gives_up = scenario.on_late is OnLate.DROP and scenario.mode is not BatchingMode.SLO
     workload = Workload(
-        scenario.arrived_s, scenario.duration_s, scenario.target_s if gives_up else inf
+        scenario.arrived_s,
+        scenario.duration_s,
+        scenario.target_s if gives_up else inf,
+        scenario.request_rows,
     )
     return Engine(key, scenario.settings(), scenario.hardware, workload, seed, assignment)

@@ -1,11 +1,14 @@
 """Trace files: recorded arrivals, or recorded rates.
 
-A trace is UTF-8 text or CSV with commas. Its first column counts, others are ignored, and so are
-blank lines. A first line that begins with a letter is a header. What the column holds:
+A trace is UTF-8 text or CSV with commas. Its first column counts, and one with the header `rows`;
+others are ignored, and so are blank lines. A first line that begins with a letter is a header. What
+the first column holds:
 
     rates        where the header is `rate` or `rate_per_s`: arrivals a second, one line a second
     timestamps   otherwise, one line an arrival: all seconds, or all ISO 8601 datetimes, which are
                  UTC where they name no zone
+
+The column `rows` says how many rows each arrival has, and goes with timestamps only.
 """
 
 import csv
@@ -18,15 +21,19 @@ from pathlib import Path
 from typing import Final, TextIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tideserve.sim.arrivals import Floats, from_rates
 
 RATE_HEADERS: Final = ("rate", "rate_per_s")
 TIMES_HEADER: Final = "arrived_s"
+ROWS_HEADER: Final = "rows"
 
 _SECONDS: Final = "seconds as a number, such as 12.5"
 _DATETIME: Final = "an ISO datetime, such as 2023-11-16 18:15:46.68"
 _RATE: Final = "arrivals a second, a finite number of 0 or more"
+_ROWS: Final = "rows, a whole number from 1 to 4096"
+_MAX_ROWS: Final = 4096
 # Of a value that an error shows.
 _SHOWN: Final = 60
 # Of a second: what a length divided by a speed may be off.
@@ -35,14 +42,15 @@ _ROUNDING_S: Final = 1e-9
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Trace:
-    """One of the two is there.
+    """One of the first two is there.
 
     `times_s`: arrivals in seconds, ascending from 0. `rates_per_s`: arrivals a second, one value
-    for each second from 0.
+    for each second from 0. `rows`: of each arrival at `times_s`; None: the trace does not say.
     """
 
     times_s: Floats | None = None
     rates_per_s: Floats | None = None
+    rows: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         if (self.times_s is None) == (self.rates_per_s is None):
@@ -77,11 +85,19 @@ def read_trace(path: Path, *, speed: float = 1.0) -> Trace:
         if not header:
             rows = chain([first], rows)
         cells = ((line, row[0]) for line, row in rows)
+        rows_at = header.index(ROWS_HEADER) if ROWS_HEADER in header else None
         if header and header[0] in RATE_HEADERS:
+            if rows_at is not None:
+                raise _unexpected(path, line, ",".join(row), "no column of rows beside rates")
             return Trace(rates_per_s=_sped_up(_rates(path, cells), speed))
         if not set(header).isdisjoint(RATE_HEADERS):
             raise _unexpected(path, line, ",".join(row), "the rate in the first column")
-        return Trace(times_s=_times_s(path, cells) / speed)
+        if rows_at is None:
+            return Trace(times_s=_times_s(path, cells)[0] / speed)
+        lines = list(rows)
+        request_rows = [_rows_in(path, line, row, rows_at) for line, row in lines]
+        times_s, order = _times_s(path, ((line, row[0]) for line, row in lines))
+        return Trace(times_s=times_s / speed, rows=np.array(request_rows, np.int64)[order])
 
 
 def write_trace(path: Path, times_s: Sequence[float] | Floats) -> None:
@@ -112,8 +128,16 @@ def _is_header(text: str) -> bool:
     return (text[:1].isalpha() or text[:1] == "_") and _number(text) is None
 
 
-def _times_s(path: Path, cells: Iterator[tuple[int, str]]) -> Floats:
-    """Sorted, the first 0. All are of the first one's kind."""
+def _rows_in(path: Path, line: int, row: list[str], at: int) -> int:
+    text = row[at] if at < len(row) else ""
+    count = int(text) if text.isdecimal() and len(text) <= len(str(_MAX_ROWS)) else 0
+    if not 1 <= count <= _MAX_ROWS:
+        raise _unexpected(path, line, text, _ROWS)
+    return count
+
+
+def _times_s(path: Path, cells: Iterator[tuple[int, str]]) -> tuple[Floats, NDArray[np.intp]]:
+    """Sorted, the first 0, and which line each was. All are of the first one's kind."""
     first = next(cells, None)
     if first is None:
         raise ValueError(f"{path}: expected a timestamp in each line below the header, got none")
@@ -126,10 +150,11 @@ def _times_s(path: Path, cells: Iterator[tuple[int, str]]) -> Floats:
         values = [0.0, *((_datetime_in(path, *cell) - first_at).total_seconds() for cell in cells)]
     else:
         raise _unexpected(path, line, text, f"{_SECONDS}, or {_DATETIME}")
-    times_s: Floats = np.array(values, dtype=np.float64)
-    times_s.sort()
+    unsorted_s = np.array(values, dtype=np.float64)
+    order = np.argsort(unsorted_s, kind="stable")
+    times_s: Floats = unsorted_s[order]
     times_s -= times_s[0]
-    return times_s
+    return times_s, order
 
 
 def _rates(path: Path, cells: Iterator[tuple[int, str]]) -> Floats:

@@ -23,6 +23,7 @@ from tideserve.cli.options import (
 from tideserve.client import ServerStatus
 
 _SECOND_S: Final = 1.0
+_LONGEST_GAP_S: Final = 60.0
 HEADING: Final = "rate_per_s"
 
 
@@ -57,8 +58,10 @@ def record(
 
         def looks() -> Iterator[ServerStatus]:
             yield first
+            due_s = time.monotonic()
             for _ in track(range(seconds), "recording", console=Console(stderr=True)):
-                time.sleep(_SECOND_S)
+                due_s += _SECOND_S
+                time.sleep(max(0.0, due_s - time.monotonic()))
                 yield client.status()
 
         file.write(f"{HEADING}\n")
@@ -75,23 +78,33 @@ def record(
 
 
 def rates(looks: Iterable[ServerStatus], model: str) -> Iterator[float]:
-    """Arrivals a second between one look and the next, by the server's clock."""
+    """Arrivals a second, of each second from the first look on by the server's clock: one that no
+    look fell into has the rate of those between the two around it."""
     before: tuple[float, dict[str, int]] | None = None
+    began_s, told = 0.0, 0
     for status in looks:
         counts: dict[str, int] = {}
         for one in status.models:
             if one.name == model:
                 # All generations of a version have the same numbers.
                 counts[one.version] = max(one.arrivals, counts.get(one.version, 0))
-        if before is not None:
-            span_s = status.time_s - before[0]
+        if before is None:
+            before, began_s = (status.time_s, counts), status.time_s
+            continue
+        span_s = status.time_s - before[0]
+        if not 0.0 <= span_s <= _LONGEST_GAP_S:
+            # Of another machine's clock, where the server was started anew.
+            span_s, began_s = _SECOND_S, status.time_s - told - _SECOND_S
+        whole = round(status.time_s - began_s) - told
+        if whole > 0:
             # A version that is new, or of a restarted server, counts from 0.
             came = sum(
                 count - known if count >= (known := before[1].get(version, 0)) else count
                 for version, count in counts.items()
             )
-            yield came / span_s if span_s > 0.0 else 0.0
-        before = status.time_s, before[1] | counts if before is not None else counts
+            yield from [came / span_s] * whole
+            told += whole
+            before = status.time_s, before[1] | counts
 
 
 def _check_served(status: ServerStatus, model: str) -> None:

@@ -8,7 +8,7 @@ own length. Longer requests than the last edge travel as they are.
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite
+from math import isfinite, prod
 from typing import Final
 
 import numpy as np
@@ -81,9 +81,33 @@ class Padding:
         return joined.reshape(-1).view(np.uint8).data
 
     def cut(self, data: Buffer, shape: tuple[int, ...], length: int, element_bytes: int) -> Buffer:
-        """The first `length` of a caller's rows of an output of that shape."""
+        """The first `length` of a caller's rows of an output of that shape. `element_bytes` 0: of
+        BYTES."""
+        if element_bytes == 0:
+            return self._cut_strings(data, shape, length)
         rows = np.frombuffer(data, f"V{element_bytes}").reshape(shape)
         return rows[(slice(None),) * self.axis + (slice(0, length),)].tobytes()
+
+    def _cut_strings(self, data: Buffer, shape: tuple[int, ...], length: int) -> bytes:
+        """Each element tells its own size, so all are walked through. No further than the data:
+        a replica's shape is not held against it."""
+        inner = prod(shape[self.axis + 1 :])
+        pieces = []
+        at = 0
+        while inner and at < len(data):
+            begin = at
+            at = _after_strings(data, at, length * inner)
+            pieces.append(data[begin:at])
+            at = _after_strings(data, at, (shape[self.axis] - length) * inner)
+        return b"".join(pieces)
+
+
+def _after_strings(data: Buffer, at: int, count: int) -> int:
+    """Where so many elements of BYTES from `at` on end."""
+    while count and at < len(data):
+        at += 4 + int.from_bytes(data[at : at + 4], "little")
+        count -= 1
+    return at
 
 
 def pad_element(datatype: str, value: float) -> bytes | None:

@@ -1,8 +1,7 @@
 """Which replica gets which batch, decided when everything that happened is known."""
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import replace
-from heapq import nsmallest
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from math import inf
 from typing import Final
 
@@ -14,7 +13,7 @@ from tideserve.server.core.profile import Profile
 from tideserve.server.core.replicas import Replica, ReplicaState
 from tideserve.server.core.request import Request
 from tideserve.server.core.settings import BatchingMode
-from tideserve.server.core.slo import LOOK_AHEAD, Outlook, choose_in_time
+from tideserve.server.core.slo import Outlook, choose_in_time
 
 # A batch for a replica that still computes is decided this long before it should be done.
 PREFETCH_LEAD_S: Final = 0.002
@@ -35,6 +34,7 @@ class Assignment:
     ) -> list[Action]:
         """Hands out what waits for one model; sets `decide_at_s` where waiting is better."""
         model.decide_at_s = inf
+        model.deaf_until_s = -inf
         if not model.queue.requests:
             if model.earliest_free_s > now_s:
                 # What was known when the last batch was decided may be over: it ended early,
@@ -49,22 +49,27 @@ class Assignment:
         if len(candidates) > 1:
             differ = in_time and len({replica.device for replica in candidates}) > 1
             candidates.sort(key=_fastest_first(model) if differ else _preference)
+        deaf_until_s = inf if in_time else -inf
         for replica in candidates:
             if not model.queue.requests:
+                deaf_until_s = -inf
                 break
             if model.queue.suspects:
+                deaf_until_s = -inf
                 actions += self._give_suspect(model, replica, now_s)
                 continue
             match self._decide(model, replica, ready, actions, now_s):
                 case Form(requests, rows):
                     actions.append(self._give(model, replica, requests, rows, now_s, sole=False))
-                case Wait(until_s):
+                case Wait(until_s, deaf):
                     model.decide_at_s = min(model.decide_at_s, until_s)
+                    deaf_until_s = min(deaf_until_s, until_s if deaf else -inf)
                     if in_time and not replica.leases:
                         # While an idle replica waits for more rows, none goes to another one.
                         break
                 case None:
-                    pass
+                    deaf_until_s = -inf
+        model.deaf_until_s = deaf_until_s
         if in_time:
             model.earliest_free_s = _earliest_free_s(model, ready, now_s)
         return actions
@@ -191,22 +196,22 @@ def _start_s(model: Model, replica: Replica, now_s: float) -> float | Wait | Non
     free_s = _next_free_s(model, replica, now_s)
     decide_s = free_s - model.margin_s()
     if now_s < decide_s:
-        return Wait(decide_s)
+        return Wait(decide_s, deaf=True)
     return free_s if free_s > now_s else None
 
 
 def _next_free_s(model: Model, replica: Replica, now_s: float) -> float:
     """When the batches in its hands should be done; now, if that is over or unknown."""
-    leases = replica.leases.values()
-    profiles = [model.profiles.on(replica.device, lease.row_cost) for lease in leases]
-    if not leases or profiles[0] is None:
-        return now_s
-    took_s = sum(
-        profile.typical_s(lease.rows) or 0.0
-        for profile, lease in zip(profiles, leases, strict=True)
-        if profile is not None
-    )
-    return max(now_s, next(iter(leases)).started_s + took_s)
+    free_s = now_s
+    for at, lease in enumerate(replica.leases.values()):
+        profile = model.profiles.on(replica.device, lease.row_cost)
+        if at == 0:
+            if profile is None:
+                return now_s
+            free_s = lease.started_s
+        if profile is not None:
+            free_s += profile.typical_s(lease.rows) or 0.0
+    return max(now_s, free_s)
 
 
 def _outlook(
@@ -222,16 +227,15 @@ def _outlook(
     assert target_s is not None, "mode SLO has a target"
     most_rows = max(1, settings.max_batch_rows)
     margin_s = model.margin_s()
-    others = (_next_free_s(model, other, now_s) for other in ready if other is not replica)
     every = Outlook(
         table_s=profile.table(most_rows),
         target_s=target_s,
         replicas=len(ready),
-        idle=sum(not other.leases for other in ready),
+        idle=len([other for other in ready if not other.leases]),
         start_s=start_s,
         slack_s=_slack_s(profile.table(most_rows), target_s, margin_s),
         rows_per_s=model.arrivals.rows_per_s(now_s),
-        next_free_s=tuple(nsmallest(LOOK_AHEAD, others)),
+        next_free_s=_OthersFree(model, replica, ready, now_s),
     )
     if not model.profiles.tells_costs_apart:
         return every
@@ -249,6 +253,22 @@ def _outlook(
     return replace(every, by_cost=of)
 
 
+@dataclass(frozen=True, slots=True)
+class _OthersFree:
+    """When the other replicas could begin. Most decisions, and every arrival may bring one, do
+    not ask."""
+
+    model: Model
+    replica: Replica
+    ready: list[Replica]
+    now_s: float
+
+    def __iter__(self) -> Iterator[float]:
+        for other in self.ready:
+            if other is not self.replica:
+                yield _next_free_s(self.model, other, self.now_s)
+
+
 def _slack_s(table_s: Sequence[float], target_s: float, margin_s: float) -> float:
     return max(0.0, table_s[1] + margin_s - target_s) - margin_s
 
@@ -262,7 +282,12 @@ def _ready(key: Hashable, replicas: Iterable[Replica]) -> list[Replica]:
 
 
 def _earliest_free_s(model: Model, ready: list[Replica], now_s: float) -> float:
-    return min((_next_free_s(model, replica, now_s) for replica in ready), default=-inf)
+    earliest_s = inf
+    for replica in ready:
+        if not replica.leases:
+            return now_s
+        earliest_s = min(earliest_s, _next_free_s(model, replica, now_s))
+    return earliest_s if ready else -inf
 
 
 def _fastest_first(model: Model) -> Callable[[Replica], tuple[int, float, int]]:

@@ -28,9 +28,10 @@ class Form:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Nothing yet; decide again at `until_s` or when something arrives."""
+    """Nothing yet; decide again at `until_s` or, unless it is `deaf`, when something arrives."""
 
     until_s: float
+    deaf: bool = False
 
 
 class _Gathered(NamedTuple):

@@ -50,6 +50,9 @@ class Model:
     arrivals: ArrivalRate = field(default_factory=ArrivalRate)
     leased_requests: int = 0
     decide_at_s: float = inf
+    deaf_until_s: float = -inf
+    """Until then an arrival changes nothing: all replicas compute, and it is too early to decide
+    what they get next."""
     earliest_free_s: float = -inf
     """When the first replica can begin something new, as of the last decision in mode SLO."""
 
@@ -77,7 +80,8 @@ class Model:
         if reason is None:
             if self.ordering is not None:
                 self.ordering.expect(request)
-            self.decide_at_s = now_s
+            if now_s >= self.deaf_until_s:
+                self.decide_at_s = now_s
         return reason
 
     def learn(self, lease: Lease, device: str, latency_s: float, now_s: float) -> None:
@@ -173,12 +177,12 @@ class Model:
     def _is_hopeless(self, request: Request, now_s: float) -> bool:
         """Even if it went first, no replica could answer it in time."""
         settings = self.settings.batch
-        if self.earliest_free_s <= now_s:
+        due_s = request.deadline_s
+        if self.earliest_free_s <= now_s or (due_s == inf and settings.on_late is OnLate.SERVE):
             return False
         latency_s = self.profiles.least_s(request.row_cost, max(1, request.rows))
         if latency_s is None:
             return False
-        due_s = request.deadline_s
         if settings.on_late is OnLate.DROP and settings.target_s is not None:
             # A target that one row alone cannot meet turns nobody away.
             least_s = max(settings.target_s, latency_s)

@@ -50,7 +50,7 @@ class Profiles:
     def on(self, device: str, row_cost: int | None = None) -> Profile | None:
         """Of one device, by default whatever the rows cost. None: nothing was learned there."""
         any_cost = self._known(device, _ANY_COST)
-        if row_cost is None:
+        if row_cost is None or not self._row_costs:
             return any_cost
         return self._known(device, self._kind_of(row_cost)) or any_cost
 

@@ -5,11 +5,11 @@ rows until one more would make its first request late. What is ours is which req
 out when there are too many (`_window`), and that those are served late where they may be.
 """
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from heapq import nsmallest
-from itertools import islice
+from itertools import accumulate, groupby, islice
 from typing import Final, NamedTuple
 
 from tideserve.server.core.batching import Form, Wait
@@ -36,7 +36,7 @@ class Outlook:
 
     `table_s`: l(b) by rows b from 0. `replicas`: N, those that are READY. `idle`: those of
     them with empty hands, this one included if it is. `start_s`: when this replica could
-    begin; `next_free_s`: when the others could, ascending. `slack_s` is added to what is due:
+    begin; `next_free_s`: when the others could, worked out in an overload only. `slack_s` is added to what is due:
     negative for the margin of link and loop, and at least what makes one row alone feasible,
     or a target below l(1) would leave nothing to serve. `rows_per_s`: arrivals. `by_cost`: the
     same for rows of which each costs so much; None: all cost the same.
@@ -49,7 +49,7 @@ class Outlook:
     start_s: float
     slack_s: float = 0.0
     rows_per_s: float = 0.0
-    next_free_s: tuple[float, ...] = ()
+    next_free_s: Iterable[float] = ()
     by_cost: Callable[[int], "Outlook"] | None = None
 
     def of(self, row_cost: int) -> "Outlook":
@@ -131,10 +131,13 @@ def _feasible(
     """By signature in order of service, and those that would be late even if they ran alone."""
     groups: dict[Hashable, list[Request]] = {}
     late: list[Request] = []
+    own = outlook
     for request in islice(on_time, _SCAN_BATCHES * cap_rows + 64):
-        own = outlook if outlook.by_cost is None else outlook.by_cost(request.row_cost)
-        alone_s = own.table_s[min(request.rows, len(own.table_s) - 1)]
-        if _left_s(request, own) + _ROUNDING_S < alone_s:
+        if outlook.by_cost is not None:
+            own = outlook.by_cost(request.row_cost)
+        table_s, rows = own.table_s, request.rows
+        alone_s = table_s[rows] if rows < len(table_s) else table_s[-1]
+        if request.due_s + own.slack_s - own.start_s + _ROUNDING_S < alone_s:
             late.append(request)
         else:
             groups.setdefault(request.signature, []).append(request)
@@ -151,8 +154,8 @@ def _decide(
     if rows < cap_rows and outlook.replicas > 1:
         # One row more must still fit when it comes.
         more_s = outlook.table_s[min(rows + 1, len(outlook.table_s) - 1)]
-        due_s = min(request.due_s for request in group) + outlook.slack_s
-        oldest_s = min(request.arrived_s for request in group)
+        due_s = min([request.due_s for request in group]) + outlook.slack_s
+        oldest_s = min([request.arrived_s for request in group])
         deferral_s = MAX_DEFERRAL * outlook.table_s[outlook.best_rows] / outlook.replicas
         until_s = min(due_s - more_s, oldest_s + deferral_s)
         if now_s + _ROUNDING_S < until_s:
@@ -160,54 +163,76 @@ def _decide(
     return Choice(Form(tuple(group), rows, full=rows >= cap_rows))
 
 
+class _Line:
+    """Requests of one level in order of service, what is due first ahead. Sums over those ahead
+    of each, so that a run of them is cut without walking along it."""
+
+    __slots__ = ("_bytes", "due_s", "requests", "rows")
+
+    def __init__(self, requests: list[Request]) -> None:
+        self.requests = requests
+        self.due_s = [request.due_s for request in requests]
+        self.rows = list(accumulate((one.rows for one in requests), initial=0))
+        self._bytes = list(accumulate((one.payload_bytes for one in requests), initial=0))
+
+    def end(self, first: int, most_rows: int, most_bytes: int) -> int:
+        """Up to where, not including, as many from `first` on fit."""
+        by_rows = bisect_right(self.rows, self.rows[first] + most_rows, first) - 1
+        by_bytes = bisect_right(self._bytes, self._bytes[first] + most_bytes, first) - 1
+        return max(first, min(by_rows, by_bytes))
+
+    def taken(self, first: int, settings: BatchSettings, most_rows: int) -> _Taken:
+        """As many from `first` on as fit; the first one always."""
+        end = first + 1
+        if settings.max_batch_rows:
+            end = max(end, self.end(first, most_rows, settings.max_lease_bytes))
+        return _Taken(first, end, self.rows[end] - self.rows[first])
+
+
 def _overload(
     group: list[Request], settings: BatchSettings, cap_rows: int, outlook: Outlook
 ) -> Choice:
     """More waits than one batch can take in time. The highest level's window goes first; rows
     of lower levels fill it up as far as nobody is late for it."""
-    level = group[0].priority
-    own = [request for request in group if request.priority == level]
-    taken = _window(own, settings, cap_rows, outlook)
+    levels = [_Line(list(level)) for _, level in groupby(group, lambda request: request.priority)]
+    own = levels[0].requests
+    taken = _window(levels[0], settings, cap_rows, outlook)
     batch = own[taken.first : taken.end]
     if taken.end == len(own):
-        batch += _filling(batch, group[len(own) :], settings, cap_rows, outlook)
+        for lower in levels[1:]:
+            batch += _filling(batch, lower, settings, cap_rows, outlook)
     rows = sum(request.rows for request in batch)
     return Choice(Form(tuple(batch), rows, full=True), own[: taken.first])
 
 
 def _filling(
     batch: list[Request],
-    lower: list[Request],
+    lower: _Line,
     settings: BatchSettings,
     cap_rows: int,
     outlook: Outlook,
 ) -> list[Request]:
-    """The run of these, by due, that adds the most rows to the batch. The first of them are
-    nearly out of time in an overload: with them it would be a small batch."""
-    best: list[Request] = []
-    most_rows = 0
-    for first in range(len(lower)):
-        run: list[Request] = []
-        left_s = min(_left_s(request, outlook) for request in batch)
-        rows = own_rows = sum(request.rows for request in batch)
-        payload_bytes = sum(request.payload_bytes for request in batch)
-        for request in lower[first:]:
-            left_s = min(left_s, _left_s(request, outlook))
-            rows += request.rows
-            payload_bytes += request.payload_bytes
-            fits = rows <= min(cap_rows, outlook.rows_within(left_s))
-            if not fits or payload_bytes > settings.max_lease_bytes:
-                break
-            run.append(request)
-        added = sum(request.rows for request in run)
+    """The run of these that adds the most rows to the batch. The first of them are nearly out
+    of time in an overload: with them it would be a small batch."""
+    left_s = min(_left_s(request, outlook) for request in batch)
+    rows = sum(request.rows for request in batch)
+    left_bytes = settings.max_lease_bytes - sum(request.payload_bytes for request in batch)
+    if left_bytes < 0:
+        return []
+    best, most_rows = (0, 0), 0
+    for first, request in enumerate(lower.requests):
+        fits = outlook.rows_within(min(left_s, _left_s(request, outlook)))
+        room = min(cap_rows, fits) - rows
+        end = lower.end(first, room, left_bytes) if room > 0 else first
+        added = lower.rows[end] - lower.rows[first]
         if added > most_rows:
-            best, most_rows = run, added
-        if first + len(run) == len(lower) or own_rows + most_rows >= cap_rows:
+            best, most_rows = (first, end), added
+        if end == len(lower.requests) or rows + most_rows >= cap_rows:
             break
-    return best
+    return lower.requests[best[0] : best[1]]
 
 
-def _window(own: list[Request], settings: BatchSettings, cap_rows: int, outlook: Outlook) -> _Taken:
+def _window(line: _Line, settings: BatchSettings, cap_rows: int, outlook: Outlook) -> _Taken:
     """Which run of these, by due, makes the best batch. Leaving out the first ones makes it
     larger, and it costs them.
 
@@ -215,19 +240,24 @@ def _window(own: list[Request], settings: BatchSettings, cap_rows: int, outlook:
     the rows that are lost for it: those left out, and those that the next free replicas would
     find too late for a batch large enough to keep up with arrivals.
     """
+    own, table_s = line.requests, outlook.table_s
     best_rows = outlook.best_rows
-    price = best_rows / outlook.table_s[best_rows] if outlook.table_s[best_rows] > 0.0 else 0.0
-    keep_up_s = outlook.table_s[outlook.keep_up_rows()]
+    price = best_rows / table_s[best_rows] if table_s[best_rows] > 0.0 else 0.0
+    keep_up_s = table_s[outlook.keep_up_rows()]
+    others_s = nsmallest(LOOK_AHEAD, outlook.next_free_s)
+    largest = outlook.rows_within(_left_s(own[-1], outlook))
+    most_worth = max((b - price * table_s[b] for b in range(1, largest + 1)), default=0.0)
     best, best_worth = _Taken(0, 1, own[0].rows), float("-inf")
-    left_out, counted = 0, 0
     for first in range(0, len(own), 1 + len(own) // _MOST_STARTS):
-        left_out += sum(request.rows for request in own[counted:first])
-        counted = first
+        left_out = line.rows[first]
+        if most_worth - left_out <= best_worth:
+            # Whatever begins here or later loses more than it can be worth.
+            break
         fits = outlook.rows_within(_left_s(own[first], outlook))
-        taken = _prefix(own, first, settings, min(cap_rows, fits))
-        time_s = outlook.table_s[min(taken.rows, len(outlook.table_s) - 1)]
-        free_s = nsmallest(LOOK_AHEAD, (*outlook.next_free_s, outlook.start_s + time_s))
-        lost = left_out + _lost_behind(own, taken.end, free_s, keep_up_s, outlook)
+        taken = line.taken(first, settings, min(cap_rows, fits))
+        time_s = table_s[min(taken.rows, len(table_s) - 1)]
+        free_s = sorted((*others_s, outlook.start_s + time_s))[:LOOK_AHEAD]
+        lost = left_out + _lost_behind(line, taken.end, free_s, keep_up_s, outlook)
         worth = taken.rows - price * time_s - lost
         if worth > best_worth + _ROUNDING_S:
             best, best_worth = taken, worth
@@ -237,21 +267,22 @@ def _window(own: list[Request], settings: BatchSettings, cap_rows: int, outlook:
 
 
 def _lost_behind(
-    own: list[Request], at: int, next_free_s: list[float], keep_up_s: float, outlook: Outlook
+    line: _Line, at: int, next_free_s: list[float], keep_up_s: float, outlook: Outlook
 ) -> int:
     """Rows from `at` on that wait too long for the replicas that are free next, this one again
     among them."""
-    lost, best_rows = 0, outlook.best_rows
+    lost, best_rows, count = 0, outlook.best_rows, len(line.requests)
     for free_s in next_free_s:
-        while at < len(own) and _left_at_s(own[at], outlook, free_s) + _ROUNDING_S < keep_up_s:
-            lost += own[at].rows
-            at += 1
-        if at == len(own):
+        if at == count:
             break
-        room = min(best_rows, outlook.rows_within(_left_at_s(own[at], outlook, free_s)))
-        while at < len(own) and own[at].rows <= room:
-            room -= own[at].rows
-            at += 1
+        too_late_s = keep_up_s - _ROUNDING_S - outlook.slack_s + free_s
+        in_time = bisect_left(line.due_s, too_late_s, at)
+        lost += line.rows[in_time] - line.rows[at]
+        at = in_time
+        if at == count:
+            break
+        room = min(best_rows, outlook.rows_within(line.due_s[at] + outlook.slack_s - free_s))
+        at = max(at, bisect_right(line.rows, line.rows[at] + room, at) - 1)
     return lost
 
 
@@ -267,7 +298,7 @@ def _topped_up(
     batch = list(requests)
     fits = min(cap_rows, _fits(batch, outlook))
     payload_bytes = sum(request.payload_bytes for request in batch)
-    for request in late:
+    for request in islice(late, _SCAN_BATCHES * cap_rows + 64):
         if request.signature != batch[0].signature:
             continue
         payload_bytes += request.payload_bytes
@@ -309,12 +340,9 @@ def _prefix(requests: list[Request], first: int, settings: BatchSettings, most_r
 
 
 def _fits(requests: list[Request], outlook: Outlook) -> int:
-    return outlook.rows_within(min(_left_s(request, outlook) for request in requests))
+    due_s = min([request.due_s for request in requests])
+    return outlook.rows_within(due_s + outlook.slack_s - outlook.start_s)
 
 
 def _left_s(request: Request, outlook: Outlook) -> float:
-    return _left_at_s(request, outlook, outlook.start_s)
-
-
-def _left_at_s(request: Request, outlook: Outlook, start_s: float) -> float:
-    return request.due_s + outlook.slack_s - start_s
+    return request.due_s + outlook.slack_s - outlook.start_s

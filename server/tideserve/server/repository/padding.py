@@ -44,11 +44,7 @@ def padding_of(
             tensor.name: _element(tensor, pad.values.get(tensor.name, pad.value), source)
             for tensor in padded
         },
-        outputs=frozenset(
-            tensor.name
-            for tensor in outputs
-            if _is_open(tensor, pad.dim) and tensor.datatype != "BYTES"
-        ),
+        outputs=frozenset(tensor.name for tensor in outputs if _is_open(tensor, pad.dim)),
     )
 
 
