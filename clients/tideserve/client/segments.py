@@ -9,14 +9,13 @@ import mmap
 import os
 import secrets
 import sys
-from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from threading import Lock
 from typing import Final
 
-PREFIX: Final = "tideserve-client-"
-FOLDER: Final = Path("/dev/shm")  # noqa: S108 - where segments are, no temporary file of ours
+from tideserve.v1 import segments
+
+FOLDER: Final = segments.FOLDER
 MAX_SEGMENTS: Final = 8
 MAX_BYTES: Final = 256 * 1024 * 1024
 # Requests of about one size share segments.
@@ -137,9 +136,9 @@ def _create(byte_size: int) -> Segment | None:
         return None
     import fcntl
 
-    name = f"{PREFIX}{secrets.token_hex(16)}"
+    name = f"{segments.PREFIX}{secrets.token_hex(16)}"
     try:
-        remove_orphans()
+        segments.remove_orphans(FOLDER)
         room = os.statvfs(FOLDER)
         if byte_size > room.f_bavail * room.f_frsize // 2:
             return None
@@ -163,16 +162,3 @@ def _create(byte_size: int) -> Segment | None:
         os.close(file)
     return Segment(name, byte_size, memory)
 
-
-def remove_orphans() -> None:
-    """Removes this user's segments whose client is gone."""
-    import fcntl
-
-    for path in FOLDER.glob(f"{PREFIX}*"):
-        with suppress(OSError):  # another user's, or gone meanwhile
-            file = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                path.unlink()
-            finally:
-                os.close(file)
