@@ -5,6 +5,7 @@
 #   make test     runs the tests                make format   formats and sorts the sources
 #   make bench    measures, beside peers        make models   trains the example models anew
 #   make bench-setup  installs the peers        make generate writes the wire's modules anew
+#   make kills    ends replicas and callers 500 times on each front (KILLS=500; minutes)
 #
 # PYTHON=python3.12 chooses the interpreter of a new .venv. TORCH_PIP_ARGS is added where
 # torch is installed, e.g. to take its wheel for CPUs from another index or folder.
@@ -15,13 +16,14 @@ SERVE_ARGS ?=
 TEST_ARGS ?=
 BENCH_ARGS ?=
 DEMO_ARGS ?=
+KILLS ?= 500
 
 BIN := .venv/bin
 TORCH := torch==2.13.0
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-input -c constraints.txt
 BENCH_PIP := -m pip install -qq --disable-pip-version-check --no-input
 
-.PHONY: serve demo test check lint generated bench bench-setup models generate format clean
+.PHONY: serve demo test kills check lint generated bench bench-setup models generate format clean
 .DELETE_ON_ERROR:
 
 serve: .venv/serve.stamp
@@ -30,6 +32,9 @@ serve: .venv/serve.stamp
 
 test: .venv/dev.stamp
 	$(BIN)/python -m pytest $(TEST_ARGS)
+
+kills: .venv/dev.stamp
+	TIDESERVE_TEST_KILLS=$(KILLS) $(BIN)/python -m pytest -rP -k killed tests/e2e/test_shared_memory.py $(TEST_ARGS)
 
 check: lint generated test
 

@@ -161,4 +161,3 @@ def _create(byte_size: int) -> Segment | None:
         # The mapping has a descriptor of its own, and with it the lock.
         os.close(file)
     return Segment(name, byte_size, memory)
-
