@@ -15,6 +15,22 @@ PREFIX: Final = "tideserve-client-"
 # POSIX shared memory on Linux (https://man7.org/linux/man-pages/man7/shm_overview.7.html).
 FOLDER: Final = Path("/dev/shm")  # noqa: S108 - where segments are, no temporary file of ours
 
+# Parameters of a request: a place for outputs. Those that are large enough to be worth it are put
+# there one after the other, as far as they fit, and say so as Triton's do; the others travel in
+# the answer. So a caller needs to know neither their names nor their sizes beforehand.
+OUTPUTS_REGION: Final = "tideserve_outputs_region"
+OUTPUTS_BYTE_SIZE: Final = "tideserve_outputs_byte_size"
+OUTPUTS_OFFSET: Final = "tideserve_outputs_offset"
+# Smaller ones cost less in the answer.
+MIN_OUTPUT_BYTES: Final = 65_536
+# Where a tensor may begin: a cache line.
+ALIGNMENT_BYTES: Final = 64
+
+
+def aligned(byte_size: int) -> int:
+    """The next multiple of ALIGNMENT_BYTES."""
+    return -(-byte_size // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+
 
 def remove_orphans(folder: Path) -> int:
     """Removes this user's segments whose client is gone; how many. Those of others stay."""

@@ -27,7 +27,13 @@ from tideserve.server.errors import (
 )
 from tideserve.server.placement import Place
 from tideserve.server.wire import Buffer
-from tideserve.v1.segments import FOLDER, PREFIX, remove_orphans
+from tideserve.v1.segments import (
+    FOLDER,
+    MIN_OUTPUT_BYTES,
+    PREFIX,
+    aligned,
+    remove_orphans,
+)
 
 # Each is an open file; many systems allow a process 1,024 of them, connections included.
 MAX_REGIONS: Final = 512
@@ -90,6 +96,23 @@ class RegionSlice:
                 f"shared memory region '{self.region.name}': expected to write {len(data)} bytes, "
                 f"got {written} written: is the segment's memory used up?"
             )
+
+
+class SpareRoom:
+    """Owns which bytes of a place are taken: those of one answer, from the beginning."""
+
+    def __init__(self, whole: RegionSlice) -> None:
+        self._whole = whole
+        self._taken_bytes = 0
+
+    def take(self, byte_size: int) -> RegionSlice | None:
+        """Of so many bytes. None: there is no such room, or they are not worth it."""
+        whole = self._whole.place
+        if not MIN_OUTPUT_BYTES <= byte_size <= whole.byte_size - self._taken_bytes:
+            return None
+        place = Place(whole.region, whole.offset + self._taken_bytes, byte_size)
+        self._taken_bytes += aligned(byte_size)
+        return RegionSlice(self._whole.region, place)
 
 
 @dataclass(slots=True)
