@@ -5,6 +5,7 @@
 #   make test     runs the tests                make format   formats and sorts the sources
 #   make bench    measures, beside peers        make models   trains the example models anew
 #   make bench-setup  installs the peers        make generate writes the wire's modules anew
+#   make test-links   runs the whole-process tests on each front and link (long)
 #   make kills    ends replicas and callers 500 times on each front (KILLS=500; minutes)
 #
 # PYTHON=python3.12 chooses the interpreter of a new .venv. TORCH_PIP_ARGS is added where
@@ -23,7 +24,7 @@ TORCH := torch==2.13.0
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-input -c constraints.txt
 BENCH_PIP := -m pip install -qq --disable-pip-version-check --no-input
 
-.PHONY: serve demo test kills check lint generated bench bench-setup models generate format clean
+.PHONY: serve demo test test-links kills check lint generated bench bench-setup models generate format clean
 .DELETE_ON_ERROR:
 
 serve: .venv/serve.stamp
@@ -35,6 +36,14 @@ test: .venv/dev.stamp
 
 kills: .venv/dev.stamp
 	TIDESERVE_TEST_KILLS=$(KILLS) $(BIN)/python -m pytest -rP -k killed tests/e2e/test_shared_memory.py $(TEST_ARGS)
+
+# Fronts: native and grpcio; links of replica processes: a unix socket (native) or TCP (grpcio), tensors
+# in shared memory or in messages. `make test` has the first of each, and both fronts where they differ.
+test-links: .venv/dev.stamp
+	@for options in --front=grpcio --arena-bytes=0 '--front=grpcio --arena-bytes=0'; do \
+	    echo "serve $$options"; \
+	    TIDESERVE_TEST_SERVE_OPTIONS="$$options" $(BIN)/python -m pytest tests/e2e $(TEST_ARGS) || exit; \
+	done
 
 check: lint generated test
 

@@ -70,7 +70,9 @@ def repository(tmp_path: Path) -> Path:
 def test_killed_replicas_and_callers_leave_nothing_and_fail_nobody(
     start_server: Callable[..., Server], repository: Path, tmp_path: Path, front: str
 ) -> None:
-    server = start_server(repository, "--replicas=2", f"--front={front}")
+    server = start_server(
+        repository, "--replicas=2", f"--front={front}", f"--arena-bytes={64 << 20}"
+    )
     load = Load(server.address, large_model.NAME, CALLERS, "IN", elements=ELEMENTS)
     with MortalCallers(server.address, tmp_path) as callers:
         killed: Counter[str] = Counter()

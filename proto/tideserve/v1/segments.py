@@ -22,7 +22,7 @@ OUTPUTS_REGION: Final = "tideserve_outputs_region"
 OUTPUTS_BYTE_SIZE: Final = "tideserve_outputs_byte_size"
 OUTPUTS_OFFSET: Final = "tideserve_outputs_offset"
 # Smaller ones cost less in the answer.
-MIN_OUTPUT_BYTES: Final = 65_536
+MIN_OUTPUT_BYTES: Final = 131_072
 # Where a tensor may begin: a cache line.
 ALIGNMENT_BYTES: Final = 64
 
