@@ -89,8 +89,9 @@ def _analyze(
     """All ways to call ours, and tensors in shared memory of ours and of Triton; all of Triton only
     where ours is left out. Adds to `analyses`, so that those before a failed one are kept."""
     peers = [peer for peer, _ in entry(workload, options).peers]
-    chosen: list[Peer] = [peer for peer in peers if isinstance(peer, Tideserve)][:1]
-    chosen += [peer for peer in peers if isinstance(peer, Triton)][:1]
+    chosen: list[Peer] = []
+    for kind in (Tideserve, Triton):
+        chosen += [peer for peer in peers if isinstance(peer, kind)][:1]
     for place, peer in enumerate(chosen):
         peer.start(workload)
         try:
