@@ -6,6 +6,8 @@
 #   make bench    measures, beside peers        make models   trains the example models anew
 #   make bench-setup  installs the peers        make generate writes the wire's modules anew
 #   make wheel    builds the wheel, its hot path compiled, into .cache/wheel
+#   make test-links   runs the whole-process tests on each front and link (long)
+#   make kills    ends replicas and callers 500 times on each front (KILLS=500; minutes)
 #
 # PYTHON=python3.12 chooses the interpreter of a new .venv. TORCH_PIP_ARGS is added where
 # torch is installed, e.g. to take its wheel for CPUs from another index or folder.
@@ -16,6 +18,7 @@ SERVE_ARGS ?=
 TEST_ARGS ?=
 BENCH_ARGS ?=
 DEMO_ARGS ?=
+KILLS ?= 500
 
 BIN := .venv/bin
 TORCH := torch==2.13.0
@@ -25,7 +28,8 @@ BENCH_PIP := -m pip install -qq --disable-pip-version-check --no-input
 # What runs compiled in the wheel; the tests in these run that, too.
 COMPILED_TESTS := tests/core tests/server tests/replica
 
-.PHONY: serve demo test test-compiled check lint generated wheel bench bench-setup models generate format clean
+.PHONY: serve demo test test-compiled test-links kills check lint generated wheel bench bench-setup models generate \
+	format clean
 .DELETE_ON_ERROR:
 
 serve: .venv/serve.stamp
@@ -37,6 +41,17 @@ test: .venv/dev.stamp
 
 test-compiled: .cache/compiled/stamp
 	.cache/compiled/bin/python -m pytest -m 'not interpreted' $(COMPILED_TESTS) $(TEST_ARGS)
+
+kills: .venv/dev.stamp
+	TIDESERVE_TEST_KILLS=$(KILLS) $(BIN)/python -m pytest -rP -k killed tests/e2e/test_shared_memory.py $(TEST_ARGS)
+
+# Fronts: native and grpcio; links of replica processes: a unix socket (native) or TCP (grpcio), tensors
+# in shared memory or in messages. `make test` has the first of each, and both fronts where they differ.
+test-links: .venv/dev.stamp
+	@for options in --front=grpcio --arena-bytes=0 '--front=grpcio --arena-bytes=0'; do \
+	    echo "serve $$options"; \
+	    TIDESERVE_TEST_SERVE_OPTIONS="$$options" $(BIN)/python -m pytest tests/e2e $(TEST_ARGS) || exit; \
+	done
 
 check: lint generated test test-compiled
 

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from rich.console import Console
 from rich.markup import escape
@@ -21,7 +21,7 @@ from benchmarks.peers.peer import Peer
 from benchmarks.peers.setup import Setup, default_setups
 from benchmarks.peers.tideserve import Tideserve
 from benchmarks.peers.triton import Triton
-from benchmarks.perf_analyzer import CONCURRENCIES, SHARED_CONCURRENCY, Analysis, analyze
+from benchmarks.perf_analyzer import CONCURRENCIES, SHARED_CONCURRENCIES, Analysis, analyze
 from benchmarks.picture import draw
 from benchmarks.report import analysis_table, document, load_table, write
 from benchmarks.rounds import Entry, Run
@@ -76,7 +76,7 @@ def _report(run: Run, analyses: list[Analysis], console: Console) -> None:
         console.print(analysis_table(analyses))
     now = datetime.now(UTC)
     about = document(run.measured, analyses, run.seconds, now)
-    path = write(FOLDER, run.measured, about, now)
+    path = write(FOLDER, run.measured, about, now, analyses)
     written = [path, path.with_suffix(".md")]
     if draw(about, path.with_suffix(".png")):
         written.append(path.with_suffix(".png"))
@@ -86,26 +86,47 @@ def _report(run: Run, analyses: list[Analysis], console: Console) -> None:
 def _analyze(
     workload: Workload, options: argparse.Namespace, analyses: list[Analysis], console: Console
 ) -> None:
-    """Ours; Triton itself only where ours is left out. Adds to `analyses`, so that those before a
-    failed one are kept."""
-    kind = Tideserve if "tideserve" in options.peers else Triton
-    peer = next((p for p, _ in entry(workload, options).peers if isinstance(p, kind)), None)
-    if peer is None:
-        return
-    peer.start(workload)
-    try:
-        for streaming in (False, True):
-            for concurrency in CONCURRENCIES:
-                calls = "stream" if streaming else "unary"
-                console.log(f"perf_analyzer: {peer.name}, {workload.model}, {concurrency} {calls}")
-                analyses.append(analyze(peer, workload, concurrency, streaming))
-        if isinstance(peer, Tideserve):
-            console.log(f"perf_analyzer: {peer.name}, {workload.model}, shared memory")
-            analyses.append(
-                analyze(peer, workload, SHARED_CONCURRENCY, streaming=False, shared_memory=True)
-            )
-    finally:
-        peer.stop()
+    """All ways to call ours, and tensors in shared memory of ours and of Triton; all of Triton only
+    where ours is left out. Adds to `analyses`, so that those before a failed one are kept."""
+    peers = [peer for peer, _ in entry(workload, options).peers]
+    chosen: list[Peer] = []
+    for kind in (Tideserve, Triton):
+        chosen += [peer for peer in peers if isinstance(peer, kind)][:1]
+    for place, peer in enumerate(chosen):
+        peer.start(workload)
+        try:
+            for case in analysis_cases(is_first=place == 0):
+                console.log(f"perf_analyzer: {peer.name}, {workload.model}, {case}")
+                analyses.append(
+                    analyze(
+                        peer,
+                        workload,
+                        case.concurrency,
+                        case.streaming,
+                        shared_memory=case.shared_memory,
+                    )
+                )
+        finally:
+            peer.stop()
+
+
+class AnalysisCase(NamedTuple):
+    """One run of perf_analyzer."""
+
+    concurrency: int
+    streaming: bool = False
+    shared_memory: bool = False
+
+    def __str__(self) -> str:
+        shared = ", shared memory" if self.shared_memory else ""
+        return f"{self.concurrency} {'stream' if self.streaming else 'unary'}{shared}"
+
+
+def analysis_cases(*, is_first: bool) -> list[AnalysisCase]:
+    """Of one server: the first has all."""
+    calls = [AnalysisCase(count, it) for it in (False, True) for count in CONCURRENCIES]
+    shared = [AnalysisCase(count, shared_memory=True) for count in SHARED_CONCURRENCIES]
+    return [*(calls if is_first else []), *shared]
 
 
 def entry(workload: Workload, options: argparse.Namespace) -> Entry:

@@ -35,6 +35,18 @@ HEADINGS: Final = (
     "of the limit",
 )
 _LEFT_COLUMNS: Final = 3
+_ANALYSIS_TITLE: Final = "perf_analyzer, unmodified: 0 errors (its rates are compared where tensors lie in shared memory)"
+_ANALYSIS_HEADINGS: Final = (
+    "model",
+    "server",
+    "concurrency",
+    "calls",
+    "requests/s",
+    "p50 ms",
+    "p99 ms",
+    "answered",
+)
+_ANALYSIS_LEFT_COLUMNS: Final = 4
 
 
 def load_table(measured: Measured) -> Table:
@@ -130,22 +142,25 @@ def share_of_limit(measured: Measured, case: Case) -> float | None:
 
 
 def analysis_table(analyses: Sequence[Analysis]) -> Table:
-    table = Table(title="perf_analyzer, unmodified: 0 errors (its rates are not compared)")
-    for heading in ("model", "concurrency", "calls"):
-        table.add_column(heading)
-    for heading in ("requests/s", "p50 ms", "p99 ms", "answered"):
-        table.add_column(heading, justify="right")
+    table = Table(title=_ANALYSIS_TITLE)
+    for column, heading in enumerate(_ANALYSIS_HEADINGS):
+        table.add_column(heading, justify="left" if column < _ANALYSIS_LEFT_COLUMNS else "right")
     for analysis in analyses:
-        table.add_row(
-            analysis.model,
-            str(analysis.concurrency),
-            _calls(analysis),
-            f"{analysis.requests_per_s:,.0f}",
-            f"{analysis.p50_ms:.3f}",
-            f"{analysis.p99_ms:.3f}",
-            f"{analysis.answered:,}",
-        )
+        table.add_row(*_analysis_cells(analysis))
     return table
+
+
+def _analysis_cells(analysis: Analysis) -> tuple[str, ...]:
+    return (
+        analysis.model,
+        analysis.server,
+        str(analysis.concurrency),
+        _calls(analysis),
+        f"{analysis.requests_per_s:,.0f}",
+        f"{analysis.p50_ms:.3f}",
+        f"{analysis.p99_ms:.3f}",
+        f"{analysis.answered:,}",
+    )
 
 
 def _calls(analysis: Analysis) -> str:
@@ -182,8 +197,11 @@ def document(
     }
 
 
-def markdown(measured: Measured, about: Mapping[str, Any]) -> str:
-    """The table of `load_table` with what it was taken with, `about` being `document`'s."""
+def markdown(
+    measured: Measured, about: Mapping[str, Any], analyses: Sequence[Analysis] = ()
+) -> str:
+    """The tables of `load_table` and `analysis_table` with what they were taken with, `about` being
+    `document`'s."""
     rows = [_cells(measured, case) for case, _ in measured_in_order(measured)]
     machine = ", ".join(f"{name} {value}" for name, value in about["machine"].items())
     taken = (
@@ -207,8 +225,16 @@ def markdown(measured: Measured, about: Mapping[str, Any]) -> str:
             _line(["---"] * _LEFT_COLUMNS + ["---:"] * (len(HEADINGS) - _LEFT_COLUMNS)),
             *map(_line, rows),
             "",
+            *(_analysis_lines(analyses) if analyses else []),
         ]
     )
+
+
+def _analysis_lines(analyses: Sequence[Analysis]) -> list[str]:
+    rules = ["---"] * _ANALYSIS_LEFT_COLUMNS
+    rules += ["---:"] * (len(_ANALYSIS_HEADINGS) - _ANALYSIS_LEFT_COLUMNS)
+    rows = [_line(_analysis_cells(analysis)) for analysis in analyses]
+    return [f"{_ANALYSIS_TITLE}:", "", _line(_ANALYSIS_HEADINGS), _line(rules), *rows, ""]
 
 
 def _line(cells: Iterable[str]) -> str:
@@ -219,12 +245,18 @@ def _most_rounds(measured: Measured) -> int:
     return max(map(len, measured.values()), default=0)
 
 
-def write(folder: Path, measured: Measured, about: Mapping[str, Any], now: datetime) -> Path:
+def write(
+    folder: Path,
+    measured: Measured,
+    about: Mapping[str, Any],
+    now: datetime,
+    analyses: Sequence[Analysis] = (),
+) -> Path:
     """Writes `about` to FOLDER/<UTC time>.json, beside it the Markdown; returns the former."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{now.astimezone(UTC):%Y%m%d-%H%M%S}.json"
     path.write_text(json.dumps(about, indent=2) + "\n")
-    path.with_suffix(".md").write_text(markdown(measured, about))
+    path.with_suffix(".md").write_text(markdown(measured, about, analyses))
     return path
 
 

@@ -63,10 +63,11 @@ class Run:
                 where = f"round {number}/{rounds}, {entry.workload.model}"
                 for processes in entry.ort_processes:
                     self.say(f"{where}: ONNX Runtime, {processes}")
-                    self._bare(entry.workload, processes)
+                    with self._noted(f"ONNX Runtime, {processes}", entry.workload):
+                        self._bare(entry.workload, processes)
                 for peer, callers in entry.peers:
                     self.say(f"{where}: {peer.name}")
-                    with self._noted(peer, entry.workload), _started(peer, entry.workload):
+                    with self._noted(peer.name, entry.workload), _started(peer, entry.workload):
                         for group in callers:
                             case = _case(entry.workload, peer, callers=group.count)
                             figures = measure(peer, entry.workload, group, self.seconds, number)
@@ -81,7 +82,7 @@ class Run:
                 for peer, callers in best_setups(entry, self.measured):
                     self.say(f"open loop {number}/{rounds}, {workload.model}: {peer.name}")
                     most = max(callers, key=lambda group: group.count)
-                    with self._noted(peer, workload), _started(peer, workload):
+                    with self._noted(peer.name, workload), _started(peer, workload):
                         capacity = measure_capacity(peer, workload, most, self.seconds, number)
                         for percent in percents:
                             rate = capacity * percent / 100.0
@@ -94,12 +95,12 @@ class Run:
             self._keep(case, measure_ort(workload, rows, processes, self.seconds))
 
     @contextmanager
-    def _noted(self, peer: Peer, workload: Workload) -> Iterator[None]:
+    def _noted(self, server: str, workload: Workload) -> Iterator[None]:
         """What fails within is kept and said, and ends no more than that."""
         try:
             yield
         except BenchmarkError as error:
-            self.failures.append(f"{workload.model}, {peer.name}: {error}")
+            self.failures.append(f"{workload.model}, {server}: {error}")
             self.say(f"failed: {error}")
 
     def _keep(self, case: Case, figures: Figures) -> None:

@@ -2,8 +2,10 @@
 
 import pytest
 
+from benchmarks.__main__ import analysis_cases
 from benchmarks.errors import LoadFailedError
-from benchmarks.perf_analyzer import is_unsteady, parse_report
+from benchmarks.perf_analyzer import is_unsteady, parse_report, shared_arguments
+from benchmarks.workloads import WORKLOADS
 
 HEAD = "Concurrency,Inferences/Second,Client Send,p50 latency,p90 latency,p95 latency,p99 latency\n"
 
@@ -28,3 +30,15 @@ def test_only_windows_that_differ_are_tried_again() -> None:
     assert not is_unsteady(0, unsteady)
     assert not is_unsteady(2, unsteady + "Error: UNAVAILABLE\n")
     assert not is_unsteady(99, "")
+
+
+def test_a_place_in_shared_memory_holds_the_output_of_a_row() -> None:
+    for name, room in (("identity", 64), ("tensor_600k", 600_000)):
+        *_, option, byte_size = shared_arguments(WORKLOADS[name])
+        assert (option, byte_size) == ("--output-shared-memory-size", str(room))
+
+
+def test_a_second_server_is_compared_in_shared_memory_only() -> None:
+    second = analysis_cases(is_first=False)
+    assert [str(case) for case in second] == ["16 unary, shared memory", "1 unary, shared memory"]
+    assert len(analysis_cases(is_first=True)) == 6 + len(second)

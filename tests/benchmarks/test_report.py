@@ -39,7 +39,7 @@ MEASURED: Measured = {
     Case("identity", 1, "Tideserve, 1 replica"): [figures(100.0)],
     Case("identity", 0, "ONNX Runtime, batches of 1"): [figures(9000.0)],
 }
-ANALYSIS = Analysis("identity", 16, True, 1234.0, 1.5, 2.5, answered=4321)
+ANALYSIS = Analysis("Tideserve, 1 replica", "identity", 16, True, 1234.0, 1.5, 2.5, answered=4321)
 
 
 NOW = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -101,8 +101,18 @@ def test_a_figure_that_a_round_has_not_is_none_of_all() -> None:
 
 def test_the_analyses_are_drawn_with_their_kind_of_call() -> None:
     text = drawn(analysis_table([ANALYSIS]))
+    assert "Tideserve, 1 replica" in text
     assert "stream" in text
     assert "4,321" in text
+
+
+def test_the_markdown_has_the_analyses_too(tmp_path: Path) -> None:
+    about = document(MEASURED, [ANALYSIS], seconds=5.0, now=NOW)
+    path = write(tmp_path, MEASURED, about, NOW, [ANALYSIS])
+    text = path.with_suffix(".md").read_text()
+    line = "| identity | Tideserve, 1 replica | 16 | stream | 1,234 | 1.500 | 2.500 | 4,321 |"
+    assert line in text.splitlines()
+    assert "| model | server |" not in markdown(MEASURED, about)
 
 
 def test_the_json_file_holds_every_round(tmp_path: Path) -> None:

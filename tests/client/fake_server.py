@@ -21,6 +21,13 @@ from tideserve.v1.inference_pb2 import (
 from tideserve.v1.metadata import TOKEN_METADATA_KEY
 from tideserve.v1.methods import BY_PATH, Kind
 from tideserve.v1.model_config_pb2 import ModelConfig, ModelInput, ModelOutput, ModelParameter
+from tideserve.v1.segments import (
+    MIN_OUTPUT_BYTES,
+    OUTPUTS_BYTE_SIZE,
+    OUTPUTS_OFFSET,
+    OUTPUTS_REGION,
+    aligned,
+)
 
 Context = grpc.ServicerContext
 TOKEN = "the-token"
@@ -107,6 +114,9 @@ class FakeServer:
     """Of registering shared memory, one a call."""
     segments: dict[str, int] = field(default_factory=dict)
     """The registered ones' files, by name."""
+    put_bytes: list[int] = field(default_factory=list)
+    """Of each output that was put into a segment, `shift_bytes` before where the answer says."""
+    shift_bytes: int = 0
     stream_code: int | None = None
     swap_stream_answers: bool = False
     port: int = 0
@@ -226,7 +236,8 @@ class FakeServer:
         if request.model_name == "hangs":
             self._hang(context)
         model = self._model(request.model_name, context)
-        return self._answer(self._without_places(request, context), model)
+        answer = self._answer(self._without_places(request, context), model)
+        return self._with_places(answer, request, context)
 
     def SystemSharedMemoryRegister(self, request: Any, context: Context) -> Any:
         if self.memory_failures:
@@ -324,6 +335,33 @@ class FakeServer:
         del whole.raw_input_contents[:]
         whole.raw_input_contents.extend(contents)
         return whole
+
+    def _with_places(
+        self, answer: ModelInferResponse, request: ModelInferRequest, context: Context
+    ) -> ModelInferResponse:
+        """Large outputs are put where the request has room for them."""
+        if OUTPUTS_REGION not in request.parameters:
+            return answer
+        name = request.parameters[OUTPUTS_REGION].string_param
+        if name not in self.segments:
+            context.abort(
+                grpc.StatusCode.INVALID_ARGUMENT,
+                f"the outputs: shared memory region '{name}' is not registered",
+            )
+        at = request.parameters[OUTPUTS_OFFSET].int64_param
+        end = at + request.parameters[OUTPUTS_BYTE_SIZE].int64_param
+        for number, output in enumerate(answer.outputs):
+            raw = answer.raw_output_contents[number]
+            if len(raw) < MIN_OUTPUT_BYTES or at + len(raw) > end:
+                continue
+            os.pwrite(self.segments[name], raw, at)
+            self.put_bytes.append(len(raw))
+            output.parameters["shared_memory_region"].string_param = name
+            output.parameters["shared_memory_offset"].int64_param = at + self.shift_bytes
+            output.parameters["shared_memory_byte_size"].int64_param = len(raw)
+            answer.raw_output_contents[number] = b""
+            at += aligned(len(raw))
+        return answer
 
     def _model(self, name: str, context: Context) -> FakeModel:
         model = self.models.get(name)

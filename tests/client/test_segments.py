@@ -8,6 +8,7 @@ import pytest
 
 from tideserve.client import segments
 from tideserve.client.segments import MAX_SEGMENTS, MIN_SEGMENT_BYTES, Segment, SegmentPool
+from tideserve.v1.segments import PREFIX
 
 
 @pytest.fixture
@@ -155,7 +156,7 @@ def test_what_a_killed_client_left_goes_and_what_lives_stays(
 ) -> None:
     living, _ = pool.make(MIN_SEGMENT_BYTES)
     assert living is not None
-    orphan = tmp_path / f"{segments.PREFIX}orphan"
+    orphan = tmp_path / f"{PREFIX}orphan"
     orphan.write_bytes(b"left")
     stranger = tmp_path / "stranger"
     stranger.write_bytes(b"not ours")

@@ -1,4 +1,4 @@
-"""Large inputs through shared memory: when, how often the server is asked, what is left."""
+"""Large tensors through shared memory: when, how often the server is asked, what is left."""
 
 import asyncio
 import threading
@@ -13,11 +13,19 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.client.fake_server import Failure, FakeServer
-from tideserve.client import Client, ClientClosed, DeadlineExceeded, InvalidArgument, segments
+from tideserve.client import (
+    Client,
+    ClientClosed,
+    DeadlineExceeded,
+    InvalidArgument,
+    InvalidResponse,
+    segments,
+)
 from tideserve.client.aio import Client as AioClient
 from tideserve.client.inference import SHARED_BYTES
 from tideserve.client.retry import RetryPolicy
-from tideserve.v1.inference_pb2 import ModelInferRequest
+from tideserve.v1.inference_pb2 import ModelInferRequest, ModelInferResponse
+from tideserve.v1.segments import MIN_OUTPUT_BYTES, OUTPUTS_REGION
 
 LARGE = np.arange(SHARED_BYTES // 4, dtype=np.float32)
 SMALL = LARGE[:-1]
@@ -222,14 +230,96 @@ def test_an_attempt_that_is_repeated_uses_its_segment(client: Driver, server: Fa
     assert calls(server) == ["SystemSharedMemoryRegister", *["ModelInfer"] * 2]
 
 
-def test_a_call_that_runs_out_of_time_leaves_its_segment_to_the_next(
+def test_a_segment_whose_call_ran_out_of_time_is_nobody_elses(
     client: Driver, server: FakeServer
 ) -> None:
+    """The server may still write outputs into it."""
     with pytest.raises(DeadlineExceeded):
         client.infer({"x": LARGE}, model="hangs", timeout_s=0.5)
+    (abandoned,) = server.segments
     check(client)
 
-    assert calls(server).count("SystemSharedMemoryRegister") == 1
+    assert calls(server)[-3:] == [
+        "SystemSharedMemoryUnregister",
+        "SystemSharedMemoryRegister",
+        "ModelInfer",
+    ]
+    assert regions(server.requests[-1]) != [abandoned]
+    assert list(server.segments) == regions(server.requests[-1])
+
+
+def answering(*sizes: int) -> ModelInferResponse:
+    """Outputs of so many bytes, each of other ones."""
+    response = ModelInferResponse()
+    for at, size in enumerate(sizes):
+        response.outputs.add(name=f"y{at}", datatype="UINT8", shape=[size])
+        response.raw_output_contents.append(bytes([at + 1]) * size)
+    return response
+
+
+def check_answer(client: Driver, *sizes: int) -> None:
+    outputs = client.infer({"x": SMALL})
+    assert {name: (array.size, set(array.tolist())) for name, array in outputs.items()} == {
+        f"y{at}": (size, {at + 1}) for at, size in enumerate(sizes)
+    }
+
+
+def test_a_large_output_comes_through_the_segment_of_its_input(
+    client: Driver, server: FakeServer
+) -> None:
+    check(client)
+    check(client, LARGE * 2)
+
+    assert server.put_bytes == [LARGE.nbytes] * 2
+    assert calls(server) == ["SystemSharedMemoryRegister", *["ModelInfer"] * 2]
+
+
+def test_large_outputs_have_a_segment_once_their_size_is_known_and_small_ones_none(
+    client: Driver, server: FakeServer
+) -> None:
+    sizes = (3 << 20, MIN_OUTPUT_BYTES - 1, MIN_OUTPUT_BYTES + 1)
+    server.response = answering(*sizes)
+    for _ in range(3):
+        check_answer(client, *sizes)
+
+    assert calls(server) == ["ModelInfer", "SystemSharedMemoryRegister", *["ModelInfer"] * 2]
+    assert server.put_bytes == [sizes[0], sizes[2]] * 2
+    assert not files()
+
+
+def test_an_output_that_has_outgrown_its_room_comes_in_the_answer_and_then_has_room(
+    client: Driver, server: FakeServer
+) -> None:
+    for size in (1 << 20, 5 << 20, 5 << 20, 1000, 1000):
+        server.response = answering(size)
+        check_answer(client, size)
+
+    assert server.put_bytes == [5 << 20]
+    # The last one was expected to be small.
+    assert OUTPUTS_REGION in server.requests[-2].parameters
+    assert OUTPUTS_REGION not in server.requests[-1].parameters
+
+
+def test_a_server_that_forgot_the_segment_of_outputs_gets_a_new_one(
+    client: Driver, server: FakeServer
+) -> None:
+    server.response = answering(1 << 20)
+    check_answer(client, 1 << 20)
+    check_answer(client, 1 << 20)
+    server.forget_segments()
+    check_answer(client, 1 << 20)
+    assert len(server.put_bytes) == 2
+    assert len(server.segments) == 1
+
+
+def test_an_answer_from_elsewhere_than_the_segment_is_no_answer(
+    client: Driver, server: FakeServer
+) -> None:
+    server.shift_bytes = 1 << 30
+    with pytest.raises(InvalidResponse, match="'x': expected a place within the 1048576 bytes"):
+        check(client)
+    server.shift_bytes = 0
+    check(client)
 
 
 def test_closing_unregisters_and_a_closed_client_makes_nothing(server: FakeServer) -> None:

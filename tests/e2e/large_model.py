@@ -9,7 +9,8 @@ from tests.e2e.model_folder import write_model
 from tests.e2e.server import Server
 
 NAME = "large"
-ELEMENTS = 40_000
+# Large enough for the client to put it into a region.
+ELEMENTS = 70_000
 CONFIG = f"""
 backend: "python"
 max_batch_size: 4

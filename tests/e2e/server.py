@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -19,6 +20,8 @@ from tideserve.v1.methods import CONTROL_SERVICE
 EXAMPLES = Path(__file__).parents[2] / "examples" / "models"
 READY_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 30.0
+# Of every server of these tests: the same tests with another front or link (`make test-links`).
+EXTRA_OPTIONS = "TIDESERVE_TEST_SERVE_OPTIONS"
 
 
 class Server:
@@ -65,6 +68,8 @@ class Server:
             str(self.repository),
             f"--grpc-port={self.grpc_port}",
             f"--http-port={self.http_port}",
+            # A test's own come after these, and win.
+            *shlex.split(os.environ.get(EXTRA_OPTIONS, "")),
             *self._options,
         ]
         with self._log_path.open("ab") as log, self._out_path.open("wb") as out:

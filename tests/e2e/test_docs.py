@@ -31,6 +31,7 @@ COVERED_BY_CI: Final = {
     "make check",
     "make bench",
     "make bench-setup",
+    "make kills",
 }
 COVERED_PROGRAMS: Final = {"docker", "export"}
 PAIR_CONFIG: Final = """

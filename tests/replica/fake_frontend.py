@@ -13,6 +13,7 @@ import grpc
 from tideserve.v1.metadata import TOKEN_METADATA_KEY
 from tideserve.v1.model_config_pb2 import ModelConfig
 from tideserve.v1.replica_pb2 import (
+    Arena,
     Assign,
     BeatRequest,
     BeatResponse,
@@ -42,10 +43,12 @@ class FakeFrontend:
         announced: bool = True,
         max_message_bytes: int = 1 << 20,
         assign: Assign | None = None,
+        arena: Arena | None = None,
     ) -> None:
         self.epoch = epoch
         self.announced = announced
         self.assign = assign
+        self.arena = arena
         self.max_message_bytes = max_message_bytes
         self.joins: list[JoinRequest] = []
         self.beats: list[BeatRequest] = []
@@ -127,7 +130,10 @@ class FakeFrontend:
         context.add_callback(self.left.set)
         yield Command(
             welcome=Welcome(
-                epoch=self.epoch, beat_interval_s=0.05, max_message_bytes=self.max_message_bytes
+                epoch=self.epoch,
+                beat_interval_s=0.05,
+                max_message_bytes=self.max_message_bytes,
+                arena=self.arena,
             )
         )
         if self.assign is not None:

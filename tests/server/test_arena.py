@@ -123,6 +123,17 @@ def test_pages_of_a_burst_go_back_though_small_leases_are_always_held(arena: Are
     assert bytes(replica.tensor(small[0], 5)) == b"small"
 
 
+def test_pages_that_a_device_has_registered_stay() -> None:
+    arena = Arena(CAPACITY_BYTES, keeps_pages=True)
+    assert arena.message().keeps_pages
+    assert open_arena(arena.message())
+    arena.place(1, [[bytes(CAPACITY_BYTES)]])
+    for windows in range(1, 4):
+        arena.tend({}, 100.0 + windows * TRIM_AFTER_S)
+    assert file_bytes(arena) > CAPACITY_BYTES
+    arena.close()
+
+
 def test_a_copy_stays_when_its_place_is_used_again(arena: Arena) -> None:
     replica = open_arena(arena.message())
     assert replica is not None

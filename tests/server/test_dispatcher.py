@@ -8,7 +8,7 @@ import pytest
 from tests.server.fake_front import INFER, STREAM, TOKEN, World, echo, failure
 from tests.server.samples import make_config, make_found, make_request
 from tideserve.server.errors import Code
-from tideserve.server.front import Call, Cancel
+from tideserve.server.front import Call, Cancel, StreamMessage
 from tideserve.server.models import ModelKey, ModelState
 from tideserve.server.stranding import GRACE_S
 from tideserve.v1 import control_pb2, methods, replica_pb2
@@ -325,6 +325,23 @@ def test_a_streams_answers_come_in_the_order_of_its_requests() -> None:
     code = second.infer_response.parameters[STREAM_STATUS_PARAMETER].int64_param
     assert code == Code.INVALID_ARGUMENT
     assert world.is_open(stream)
+
+
+def test_a_streams_requests_of_one_turn_share_a_batch() -> None:
+    world = World()
+    replica = world.replica()
+    waiting = replica.exchange()
+    stream = world.call(STREAM)
+    requests = [make_request(1, raw=bytes([at]) * 8, request_id=str(at)) for at in range(4)]
+    world.turn(*(StreamMessage(stream, request) for request in requests))
+
+    lease = replica.lease(waiting)
+    assert list(lease.request_rows) == [1, 1, 1, 1]
+    replica.exchange(echo(lease))
+
+    answers = [it.infer_response for it in stream_answers(world, stream)]
+    assert [it.id for it in answers] == ["0", "1", "2", "3"]
+    assert [it.raw_output_contents[0] for it in answers] == [bytes([at]) * 8 for at in range(4)]
 
 
 @pytest.mark.interpreted

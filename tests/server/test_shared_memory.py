@@ -12,6 +12,7 @@ from tideserve.server.arena import Arena
 from tideserve.v1 import replica_pb2
 from tideserve.v1.arena import MIN_BYTES
 from tideserve.v1.inference_pb2 import ModelInferRequest, ModelInferResponse
+from tideserve.v1.methods import REPLICA_SERVICE
 
 ROW_BYTES = MIN_BYTES
 CAPACITY_BYTES = 4 * ROW_BYTES
@@ -200,3 +201,14 @@ def test_a_lost_replicas_memory_is_gone_and_its_batch_is_computed_by_another() -
     other.exchange(compute(other, other.lease(other.exchange()))[0])
     assert caller.is_right()
     assert world.services.replicas._arenas.mapped == 1
+
+
+@pytest.mark.parametrize(("device", "keeps"), [("cpu", False), ("gpu:0", True), ("", False)])
+def test_the_memory_of_a_replica_with_a_device_keeps_its_pages(device: str, keeps: bool) -> None:
+    """The replica may register it: a page that is given back is not the device's any more."""
+    world = make_world()
+    world.scheduler.members.announce("r", world.keys[0], world.now_s)
+    join = replica_pb2.JoinRequest(replica_id="r", pid=7, device=device)
+    call_id = world.call(f"/{REPLICA_SERVICE}/Join", join)
+    (command, *_) = (replica_pb2.Command.FromString(it) for it in world.front.sent[call_id])
+    assert command.welcome.arena.keeps_pages is keeps

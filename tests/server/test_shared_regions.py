@@ -17,6 +17,7 @@ from tideserve.server.errors import (
 )
 from tideserve.server.placement import Place
 from tideserve.server.shared_regions import MAX_NAME_BYTES, MAX_REGIONS, SharedRegions
+from tideserve.v1.segments import PREFIX
 
 CONTENT = bytes(range(100))
 
@@ -234,6 +235,25 @@ def test_a_region_whose_client_locked_it_goes_with_its_client(
     assert place.read() == CONTENT
     del place
     regions.close()
+    assert open_files() == before
+
+
+def test_a_client_of_ours_that_was_killed_as_it_registered_leaves_nothing(
+    regions: SharedRegions, folder: Path
+) -> None:
+    """Before the server looked at its segment, or before it had asked."""
+    before = open_files()
+    for name in ("asked", "silent", "living"):
+        (folder / f"{PREFIX}{name}").write_bytes(CONTENT)
+    (folder / f"{PREFIX}living-only-in-name").symlink_to(folder / "segment")
+    with (folder / f"{PREFIX}living").open("rb") as living:
+        fcntl.flock(living, fcntl.LOCK_SH)
+        regions.register("asked", f"/{PREFIX}asked", 0, 100)
+        assert regions.sweep() == ["asked"]
+        assert sorted(it.name for it in folder.iterdir()) == [
+            "segment", f"{PREFIX}living", f"{PREFIX}living-only-in-name",
+        ]  # fmt: skip
+    assert (folder / "segment").read_bytes() == CONTENT
     assert open_files() == before
 
 

@@ -6,6 +6,13 @@ from typing import TYPE_CHECKING, Final
 
 from tideserve.client.errors import InvalidArgument, InvalidResponse
 from tideserve.v1.inference_pb2 import InferParameter, ModelInferRequest, ModelInferResponse
+from tideserve.v1.segments import (
+    MIN_OUTPUT_BYTES,
+    OUTPUTS_BYTE_SIZE,
+    OUTPUTS_OFFSET,
+    OUTPUTS_REGION,
+    aligned,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -24,8 +31,6 @@ _UINT64_MAX: Final = 2**64 - 1
 # From here on a copy through shared memory is cheaper than the way through the connection
 # (docs/decisions/0011).
 SHARED_BYTES: Final = 256 * 1024
-# Where a tensor may begin in a segment: a cache line.
-_ALIGN_BYTES: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +77,7 @@ def encoded(
 def shared_bytes(tensors: "Mapping[str, WireTensor]") -> int:
     """What a segment must hold for these inputs; 0: none of them is large."""
     return sum(
-        _aligned(tensor.byte_size)
-        for tensor in tensors.values()
-        if tensor.byte_size >= SHARED_BYTES
+        aligned(tensor.byte_size) for tensor in tensors.values() if tensor.byte_size >= SHARED_BYTES
     )
 
 
@@ -84,8 +87,9 @@ def request_from(
     options: InferOptions,
     segment: "Segment | None" = None,
 ) -> ModelInferRequest:
-    """The request. Large inputs are written to the segment, of `shared_bytes`, where there is one;
-    the others are its raw contents. Raises `InvalidArgument`."""
+    """The request. Large inputs are written to the segment, of at least `shared_bytes`, where there
+    is one, and what it has left is for outputs; the others are its raw contents. Raises
+    `InvalidArgument`."""
     request = ModelInferRequest(
         model_name=model, model_version=options.version, id=options.request_id
     )
@@ -99,15 +103,22 @@ def request_from(
         placed.parameters["shared_memory_region"].string_param = segment.name
         placed.parameters["shared_memory_offset"].int64_param = offset
         placed.parameters["shared_memory_byte_size"].int64_param = tensor.byte_size
-        offset += _aligned(tensor.byte_size)
+        offset += aligned(tensor.byte_size)
+    if segment is not None and segment.byte_size - offset >= MIN_OUTPUT_BYTES:
+        request.parameters[OUTPUTS_REGION].string_param = segment.name
+        request.parameters[OUTPUTS_OFFSET].int64_param = offset
+        request.parameters[OUTPUTS_BYTE_SIZE].int64_param = segment.byte_size - offset
     for name in options.outputs or ():
         request.outputs.add(name=name)
     _set_parameters(request, options)
     return request
 
 
-def outputs_of(response: ModelInferResponse) -> "dict[str, Array]":
-    """The outputs by name, in the response's order, from raw or typed contents.
+def outputs_of(
+    response: ModelInferResponse, segment: "Segment | None" = None
+) -> "dict[str, Array]":
+    """The outputs by name, in the response's order, from raw or typed contents, or copied from the
+    segment that the request gave them.
 
     Raises `InvalidResponse`.
     """
@@ -123,7 +134,10 @@ def outputs_of(response: ModelInferResponse) -> "dict[str, Array]":
     for index, output in enumerate(response.outputs):
         shape = tuple(output.shape)
         if raw:
-            array = decode_raw(output.name, output.datatype, shape, raw[index])
+            data = raw[index]
+            if segment is not None and "shared_memory_region" in output.parameters:
+                data = _placed(output, segment, response.model_name)
+            array = decode_raw(output.name, output.datatype, shape, data)
         elif output.HasField("contents") or 0 in shape:
             array = decode_contents(output.name, output.datatype, shape, output.contents)
         else:
@@ -136,8 +150,21 @@ def outputs_of(response: ModelInferResponse) -> "dict[str, Array]":
     return arrays
 
 
-def _aligned(byte_size: int) -> int:
-    return -(-byte_size // _ALIGN_BYTES) * _ALIGN_BYTES
+def _placed(output: ModelInferResponse.InferOutputTensor, segment: "Segment", model: str) -> bytes:
+    parameters = output.parameters
+    region = parameters["shared_memory_region"].string_param
+    if region != segment.name:
+        raise InvalidResponse(
+            f"output {output.name!r}: expected it in shared memory {segment.name!r}, got {region!r}",
+            model=model,
+        )
+    try:
+        return segment.read(
+            parameters["shared_memory_offset"].int64_param,
+            parameters["shared_memory_byte_size"].int64_param,
+        )
+    except ValueError as error:
+        raise InvalidResponse(f"output {output.name!r}: {error}", model=model) from error
 
 
 def _set_parameters(request: ModelInferRequest, options: InferOptions) -> None:

@@ -72,12 +72,15 @@ def parsed(kind: type[Message], payload: bytes, model: str) -> Any:
     return message
 
 
-def infer(request: inference_pb2.ModelInferRequest) -> "Operation[dict[str, Array]]":
+def infer(
+    request: inference_pb2.ModelInferRequest,
+    view: "Callable[[Any], dict[str, Array]]" = outputs_of,
+) -> "Operation[dict[str, Array]]":
     return Operation(
         _inference("ModelInfer"),
         request,
         inference_pb2.ModelInferResponse,
-        outputs_of,
+        view,
         request.model_name,
     )
 

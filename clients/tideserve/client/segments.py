@@ -1,4 +1,4 @@
-"""Segments of shared memory that large inputs are written to, in place of the request.
+"""Segments of shared memory that large tensors are written to, in place of the message.
 
 A segment is a file in /dev/shm that has no name any more once the server has opened it: nothing is
 left of it when both have closed it. The client holds a lock on it, by which the server notices
@@ -9,14 +9,13 @@ import mmap
 import os
 import secrets
 import sys
-from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from threading import Lock
 from typing import Final
 
-PREFIX: Final = "tideserve-client-"
-FOLDER: Final = Path("/dev/shm")  # noqa: S108 - where segments are, no temporary file of ours
+from tideserve.v1 import segments
+
+FOLDER: Final = segments.FOLDER
 MAX_SEGMENTS: Final = 8
 MAX_BYTES: Final = 256 * 1024 * 1024
 # Requests of about one size share segments.
@@ -34,6 +33,15 @@ class Segment:
     is_stale: bool = False
     """The server does not know it any more."""
 
+    def read(self, offset: int, byte_size: int) -> bytes:
+        """A copy of what the server put there. Raises `ValueError` for a place beyond its end."""
+        if not 0 <= offset <= offset + byte_size <= self.byte_size:
+            raise ValueError(
+                f"expected a place within the {self.byte_size} bytes of the segment, got "
+                f"{byte_size} bytes at {offset}"
+            )
+        return self.memory[offset : offset + byte_size]
+
     def unlink(self) -> None:
         """Takes its name away, which only the server's opening needs. Idempotent."""
         (FOLDER / self.name).unlink(missing_ok=True)
@@ -45,6 +53,7 @@ class SegmentPool:
 
     is_on: bool
     _segments: list[Segment] = field(default_factory=list)
+    _abandoned: list[str] = field(default_factory=list)
     _lock: Lock = field(default_factory=Lock)
 
     def take(self, byte_size: int) -> Segment | None:
@@ -58,10 +67,10 @@ class SegmentPool:
             return segment
 
     def make(self, byte_size: int) -> tuple[Segment | None, list[str]]:
-        """A new one, taken and not registered yet, and the names of those that made room for it.
-        None: there is no room, or no memory."""
-        dropped: list[str] = []
+        """A new one, taken and not registered yet, and the names of those that made room for it or
+        were abandoned. None: there is no room, or no memory."""
         with self._lock:
+            dropped, self._abandoned = self._abandoned, []
             if not self.is_on:
                 return None, dropped
             byte_size = max(MIN_SEGMENT_BYTES, 1 << (byte_size - 1).bit_length())
@@ -78,11 +87,19 @@ class SegmentPool:
             return segment, dropped
 
     def give_back(self, segment: Segment) -> None:
-        """Its request has ended, in whatever way: what the server wants of it, it has read."""
+        """Its request was answered: the server has read what it wanted, and writes no more."""
         with self._lock:
             segment.is_taken = False
             if segment.is_stale:
                 self._drop(segment)
+
+    def abandon(self, segment: Segment) -> None:
+        """Its request has ended here, but perhaps not at the server, which may still write outputs
+        into it: nobody reads them."""
+        with self._lock:
+            if not segment.is_stale and self.is_on:
+                self._abandoned.append(segment.name)
+        self.discard(segment)
 
     def discard(self, segment: Segment) -> None:
         """Takes back one that the server does not know."""
@@ -108,6 +125,8 @@ class SegmentPool:
         to unregister."""
         with self._lock:
             names = [it.name for it in self._segments if not it.is_stale]
+            names += self._abandoned
+            self._abandoned.clear()
         self.switch_off()
         return names
 
@@ -137,9 +156,9 @@ def _create(byte_size: int) -> Segment | None:
         return None
     import fcntl
 
-    name = f"{PREFIX}{secrets.token_hex(16)}"
+    name = f"{segments.PREFIX}{secrets.token_hex(16)}"
     try:
-        remove_orphans()
+        segments.remove_orphans(FOLDER)
         room = os.statvfs(FOLDER)
         if byte_size > room.f_bavail * room.f_frsize // 2:
             return None
@@ -162,17 +181,3 @@ def _create(byte_size: int) -> Segment | None:
         # The mapping has a descriptor of its own, and with it the lock.
         os.close(file)
     return Segment(name, byte_size, memory)
-
-
-def remove_orphans() -> None:
-    """Removes this user's segments whose client is gone."""
-    import fcntl
-
-    for path in FOLDER.glob(f"{PREFIX}*"):
-        with suppress(OSError):  # another user's, or gone meanwhile
-            file = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                path.unlink()
-            finally:
-                os.close(file)

@@ -1,4 +1,4 @@
-"""Inference whose large inputs go through shared memory where the server is on this machine.
+"""Inference whose large tensors go through shared memory where the server is on this machine.
 
 Whether it is shows when the first segment is registered: a server that cannot open it refuses, and
 is not asked again. Results are the same either way.
@@ -14,15 +14,19 @@ from tideserve.client.errors import (
     Cancelled,
     ClientClosed,
     DeadlineExceeded,
+    Disconnected,
     InvalidArgument,
     NotFound,
     TideserveClientError,
     Unavailable,
 )
-from tideserve.client.inference import InferOptions, request_from, shared_bytes
+from tideserve.client.inference import InferOptions, outputs_of, request_from, shared_bytes
+from tideserve.client.operations import Operation
+from tideserve.client.output_room import OutputRoom
 from tideserve.client.retry import NO_RETRY
 from tideserve.client.segments import Segment, SegmentPool, is_available
 from tideserve.client.transport import Transport
+from tideserve.v1.inference_pb2 import ModelInferResponse
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,12 +40,44 @@ UNREGISTER_TIMEOUT_S: Final = 1.0
 ATTEMPTS: Final = 2
 
 
+class SharedCall:
+    """One inference: its request with a segment and without, and what its answer tells of the next
+    one's size. `byte_size`: of the segment that it wants, 0: none."""
+
+    def __init__(
+        self,
+        model: str,
+        tensors: "Mapping[str, WireTensor]",
+        options: InferOptions,
+        room: OutputRoom,
+    ) -> None:
+        self._model = model
+        self._tensors = tensors
+        self._options = options
+        self._room = room
+        asked = None if options.outputs is None else tuple(options.outputs)
+        shapes = tuple((name, tuple(tensor.shape)) for name, tensor in tensors.items())
+        self._kind = (model, options.version, asked, shapes)
+        self.byte_size = shared_bytes(tensors) + room.of(self._kind)
+
+    def operation(self, segment: Segment | None = None) -> "Operation[dict[str, Array]]":
+        """Raises `InvalidArgument` for what cannot be sent."""
+
+        def view(response: ModelInferResponse) -> "dict[str, Array]":
+            self._room.on_answer(self._kind, response)
+            return outputs_of(response, segment)
+
+        request = request_from(self._model, self._tensors, self._options, segment)
+        return operations.infer(request, view)
+
+
 class SharedInference:
     """Owns the segments of one client. Any thread may call."""
 
     def __init__(self, transport: Transport, *, enabled: bool) -> None:
         self._transport = transport
         self._pool = SegmentPool(enabled and is_available())
+        self._room = OutputRoom()
 
     def infer(
         self,
@@ -53,25 +89,30 @@ class SharedInference:
         """The outputs by name, within `timeout_s` in all."""
         now_s = self._transport.waits.now_s
         deadline_s = now_s() + timeout_s
-        byte_size = shared_bytes(tensors) if self._pool.is_on else 0
+        call = SharedCall(model, tensors, options, self._room)
+        byte_size = call.byte_size if self._pool.is_on else 0
         for _ in range(ATTEMPTS if byte_size else 0):
             segment = self._segment(byte_size, deadline_s - now_s())
             if segment is None:
                 break
+            is_over = False
             try:
-                request = request_from(model, tensors, options, segment)
-                return self._transport.call(operations.infer(request), deadline_s - now_s())
-            except (InvalidArgument, NotFound) as error:
+                operation = call.operation(segment)
+                outputs = self._transport.call(operation, deadline_s - now_s())
+            except TideserveClientError as error:
+                is_over = is_answer(error)
                 if not is_unknown(error, segment):
                     raise
                 self._pool.forget()
+            else:
+                is_over = True
+                return outputs
             finally:
-                self._pool.give_back(segment)
+                self._leave(segment, is_over=is_over)
         else:
             if byte_size:
                 self._pool.switch_off()
-        request = request_from(model, tensors, options)
-        return self._transport.call(operations.infer(request), deadline_s - now_s())
+        return self._transport.call(call.operation(), deadline_s - now_s())
 
     def close(self) -> None:
         """Unregisters what is registered, as far as the server answers. Idempotent."""
@@ -103,6 +144,12 @@ class SharedInference:
                 self._pool.discard(segment)
         return segment if is_known else None
 
+    def _leave(self, segment: Segment, *, is_over: bool) -> None:
+        if is_over:
+            self._pool.give_back(segment)
+        else:
+            self._pool.abandon(segment)
+
     def _unregister(self, names: list[str]) -> None:
         """As far as the server answers: it notices by itself that their lock is gone."""
         with suppress(TideserveClientError):
@@ -113,7 +160,13 @@ class SharedInference:
 def is_unknown(error: TideserveClientError, segment: Segment) -> bool:
     """Whether a request was refused because the server does not know its segment (which Triton
     says with NOT_FOUND). Nobody else knows that name."""
-    return segment.name in error.message
+    return isinstance(error, InvalidArgument | NotFound) and segment.name in error.message
+
+
+def is_answer(error: TideserveClientError) -> bool:
+    """Whether the server is through with a request that ended so. Otherwise it may still compute
+    it, and write its outputs."""
+    return not isinstance(error, DeadlineExceeded | Cancelled | Disconnected | ClientClosed)
 
 
 def is_refusal(error: TideserveClientError) -> bool:

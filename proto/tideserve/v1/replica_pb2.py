@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from tideserve.v1 import model_config_pb2 as tideserve_dot_v1_dot_model__config__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1atideserve/v1/replica.proto\x12\x0ctideserve.v1\x1a\x1ftideserve/v1/model_config.proto\"^\n\x0bJoinRequest\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12\x0b\n\x03pid\x18\x02 \x01(\r\x12\x0c\n\x04host\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x04 \x01(\t\x12\x10\n\x08launch_s\x18\x05 \x01(\x01\"\xb0\x01\n\x07\x43ommand\x12(\n\x07welcome\x18\x01 \x01(\x0b\x32\x15.tideserve.v1.WelcomeH\x00\x12&\n\x06\x61ssign\x18\x02 \x01(\x0b\x32\x14.tideserve.v1.AssignH\x00\x12$\n\x05\x64rain\x18\x03 \x01(\x0b\x32\x13.tideserve.v1.DrainH\x00\x12\"\n\x04stop\x18\x04 \x01(\x0b\x32\x12.tideserve.v1.StopH\x00\x42\t\n\x07\x63ommand\"p\n\x07Welcome\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x17\n\x0f\x62\x65\x61t_interval_s\x18\x02 \x01(\x01\x12\x19\n\x11max_message_bytes\x18\x03 \x01(\x04\x12\"\n\x05\x61rena\x18\x04 \x01(\x0b\x32\x13.tideserve.v1.Arena\"n\n\x05\x41rena\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\x0c\x12\x13\n\x0blease_begin\x18\x03 \x01(\x04\x12\x15\n\routcome_begin\x18\x04 \x01(\x04\x12\x0b\n\x03\x65nd\x18\x05 \x01(\x04\x12\x11\n\tfile_sent\x18\x06 \x01(\x08\"\x9f\x01\n\x06\x41ssign\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\x03\x12\x12\n\ngeneration\x18\x03 \x01(\t\x12\x12\n\nmodel_path\x18\x04 \x01(\t\x12)\n\x06\x63onfig\x18\x05 \x01(\x0b\x32\x19.tideserve.v1.ModelConfig\x12\x17\n\x0f\x63onfig_complete\x18\x06 \x01(\x08\"\x07\n\x05\x44rain\"\x16\n\x04Stop\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\x8c\x01\n\x0f\x45xchangeRequest\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x10\n\x08sequence\x18\x03 \x01(\x04\x12\'\n\x08outcomes\x18\x04 \x03(\x0b\x32\x15.tideserve.v1.Outcome\x12\x0c\n\x04want\x18\x05 \x01(\x08\x12\r\n\x05\x61rena\x18\x06 \x01(\x08\"\xb6\x01\n\x07Outcome\x12\x10\n\x08lease_id\x18\x01 \x01(\x04\x12+\n\x06result\x18\x02 \x01(\x0b\x32\x19.tideserve.v1.BatchResultH\x00\x12-\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x1a.tideserve.v1.BatchFailureH\x00\x12\x0f\n\x07input_s\x18\x04 \x01(\x01\x12\x0f\n\x07infer_s\x18\x05 \x01(\x01\x12\x10\n\x08output_s\x18\x06 \x01(\x01\x42\t\n\x07outcome\"4\n\x0b\x42\x61tchResult\x12%\n\x07outputs\x18\x01 \x03(\x0b\x32\x14.tideserve.v1.Tensor\"\xc7\x01\n\x0c\x42\x61tchFailure\x12-\n\x04kind\x18\x01 \x01(\x0e\x32\x1f.tideserve.v1.BatchFailure.Kind\x12\x0f\n\x07message\x18\x02 \x01(\t\"w\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x0f\n\x0bMODEL_ERROR\x10\x01\x12\x0e\n\nBAD_OUTPUT\x10\x02\x12\x11\n\rOUT_OF_MEMORY\x10\x03\x12\x0f\n\x0b\x44\x45VICE_LOST\x10\x04\x12\x14\n\x10OUTPUT_TOO_LARGE\x10\x05\"\x83\x01\n\x06Tensor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x64\x61tatype\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\x12\x11\n\trow_bytes\x18\x05 \x03(\x04\x12\x14\n\x0c\x61rena_offset\x18\x06 \x01(\x04\x12\x13\n\x0b\x61rena_bytes\x18\x07 \x01(\x04\"r\n\x10\x45xchangeResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\"\n\x05lease\x18\x02 \x01(\x0b\x32\x13.tideserve.v1.Lease\x12\r\n\x05\x64rain\x18\x03 \x01(\x08\x12\x19\n\x11\x64ropped_lease_ids\x18\x04 \x03(\x04\"\x93\x01\n\x05Lease\x12\x10\n\x08lease_id\x18\x01 \x01(\x04\x12\x0c\n\x04rows\x18\x02 \x01(\r\x12$\n\x06inputs\x18\x03 \x03(\x0b\x32\x14.tideserve.v1.Tensor\x12\x19\n\x11requested_outputs\x18\x04 \x03(\t\x12\x14\n\x0crequest_rows\x18\x05 \x03(\r\x12\x13\n\x0btime_left_s\x18\x06 \x01(\x01\"\xdf\x01\n\x0b\x42\x65\x61tRequest\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12(\n\x07loading\x18\x03 \x01(\x0b\x32\x15.tideserve.v1.LoadingH\x00\x12$\n\x05ready\x18\x04 \x01(\x0b\x32\x13.tideserve.v1.ReadyH\x00\x12/\n\x0bload_failed\x18\x05 \x01(\x0b\x32\x18.tideserve.v1.LoadFailedH\x00\x12\x0e\n\x06\x62usy_s\x18\x06 \x01(\x01\x12\x14\n\x0cmemory_bytes\x18\x07 \x01(\x04\x42\x06\n\x04news\"\x18\n\x07Loading\x12\r\n\x05phase\x18\x01 \x01(\t\"\x8b\x01\n\x05Ready\x12)\n\x06\x63onfig\x18\x01 \x01(\x0b\x32\x19.tideserve.v1.ModelConfig\x12*\n\x06phases\x18\x02 \x03(\x0b\x32\x1a.tideserve.v1.StartupPhase\x12+\n\x07profile\x18\x03 \x03(\x0b\x32\x1a.tideserve.v1.ProfilePoint\"[\n\nLoadFailed\x12\x0f\n\x07message\x18\x01 \x01(\t\x12*\n\x06phases\x18\x02 \x03(\x0b\x32\x1a.tideserve.v1.StartupPhase\x12\x10\n\x08hopeless\x18\x03 \x01(\x08\"0\n\x0cStartupPhase\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nduration_s\x18\x02 \x01(\x01\"5\n\x0cProfilePoint\x12\x12\n\nbatch_rows\x18\x01 \x01(\r\x12\x11\n\tlatency_s\x18\x02 \x01(\x01\"\x0e\n\x0c\x42\x65\x61tResponse2\xd6\x01\n\x0eReplicaService\x12:\n\x04Join\x12\x19.tideserve.v1.JoinRequest\x1a\x15.tideserve.v1.Command0\x01\x12I\n\x08\x45xchange\x12\x1d.tideserve.v1.ExchangeRequest\x1a\x1e.tideserve.v1.ExchangeResponse\x12=\n\x04\x42\x65\x61t\x12\x19.tideserve.v1.BeatRequest\x1a\x1a.tideserve.v1.BeatResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1atideserve/v1/replica.proto\x12\x0ctideserve.v1\x1a\x1ftideserve/v1/model_config.proto\"^\n\x0bJoinRequest\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12\x0b\n\x03pid\x18\x02 \x01(\r\x12\x0c\n\x04host\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x04 \x01(\t\x12\x10\n\x08launch_s\x18\x05 \x01(\x01\"\xb0\x01\n\x07\x43ommand\x12(\n\x07welcome\x18\x01 \x01(\x0b\x32\x15.tideserve.v1.WelcomeH\x00\x12&\n\x06\x61ssign\x18\x02 \x01(\x0b\x32\x14.tideserve.v1.AssignH\x00\x12$\n\x05\x64rain\x18\x03 \x01(\x0b\x32\x13.tideserve.v1.DrainH\x00\x12\"\n\x04stop\x18\x04 \x01(\x0b\x32\x12.tideserve.v1.StopH\x00\x42\t\n\x07\x63ommand\"p\n\x07Welcome\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x17\n\x0f\x62\x65\x61t_interval_s\x18\x02 \x01(\x01\x12\x19\n\x11max_message_bytes\x18\x03 \x01(\x04\x12\"\n\x05\x61rena\x18\x04 \x01(\x0b\x32\x13.tideserve.v1.Arena\"\x83\x01\n\x05\x41rena\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\x0c\x12\x13\n\x0blease_begin\x18\x03 \x01(\x04\x12\x15\n\routcome_begin\x18\x04 \x01(\x04\x12\x0b\n\x03\x65nd\x18\x05 \x01(\x04\x12\x11\n\tfile_sent\x18\x06 \x01(\x08\x12\x13\n\x0bkeeps_pages\x18\x07 \x01(\x08\"\x9f\x01\n\x06\x41ssign\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\x03\x12\x12\n\ngeneration\x18\x03 \x01(\t\x12\x12\n\nmodel_path\x18\x04 \x01(\t\x12)\n\x06\x63onfig\x18\x05 \x01(\x0b\x32\x19.tideserve.v1.ModelConfig\x12\x17\n\x0f\x63onfig_complete\x18\x06 \x01(\x08\"\x07\n\x05\x44rain\"\x16\n\x04Stop\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\x8c\x01\n\x0f\x45xchangeRequest\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x10\n\x08sequence\x18\x03 \x01(\x04\x12\'\n\x08outcomes\x18\x04 \x03(\x0b\x32\x15.tideserve.v1.Outcome\x12\x0c\n\x04want\x18\x05 \x01(\x08\x12\r\n\x05\x61rena\x18\x06 \x01(\x08\"\xb6\x01\n\x07Outcome\x12\x10\n\x08lease_id\x18\x01 \x01(\x04\x12+\n\x06result\x18\x02 \x01(\x0b\x32\x19.tideserve.v1.BatchResultH\x00\x12-\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x1a.tideserve.v1.BatchFailureH\x00\x12\x0f\n\x07input_s\x18\x04 \x01(\x01\x12\x0f\n\x07infer_s\x18\x05 \x01(\x01\x12\x10\n\x08output_s\x18\x06 \x01(\x01\x42\t\n\x07outcome\"4\n\x0b\x42\x61tchResult\x12%\n\x07outputs\x18\x01 \x03(\x0b\x32\x14.tideserve.v1.Tensor\"\xc7\x01\n\x0c\x42\x61tchFailure\x12-\n\x04kind\x18\x01 \x01(\x0e\x32\x1f.tideserve.v1.BatchFailure.Kind\x12\x0f\n\x07message\x18\x02 \x01(\t\"w\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x0f\n\x0bMODEL_ERROR\x10\x01\x12\x0e\n\nBAD_OUTPUT\x10\x02\x12\x11\n\rOUT_OF_MEMORY\x10\x03\x12\x0f\n\x0b\x44\x45VICE_LOST\x10\x04\x12\x14\n\x10OUTPUT_TOO_LARGE\x10\x05\"\x83\x01\n\x06Tensor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x64\x61tatype\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\x12\x11\n\trow_bytes\x18\x05 \x03(\x04\x12\x14\n\x0c\x61rena_offset\x18\x06 \x01(\x04\x12\x13\n\x0b\x61rena_bytes\x18\x07 \x01(\x04\"r\n\x10\x45xchangeResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\"\n\x05lease\x18\x02 \x01(\x0b\x32\x13.tideserve.v1.Lease\x12\r\n\x05\x64rain\x18\x03 \x01(\x08\x12\x19\n\x11\x64ropped_lease_ids\x18\x04 \x03(\x04\"\x93\x01\n\x05Lease\x12\x10\n\x08lease_id\x18\x01 \x01(\x04\x12\x0c\n\x04rows\x18\x02 \x01(\r\x12$\n\x06inputs\x18\x03 \x03(\x0b\x32\x14.tideserve.v1.Tensor\x12\x19\n\x11requested_outputs\x18\x04 \x03(\t\x12\x14\n\x0crequest_rows\x18\x05 \x03(\r\x12\x13\n\x0btime_left_s\x18\x06 \x01(\x01\"\xdf\x01\n\x0b\x42\x65\x61tRequest\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12(\n\x07loading\x18\x03 \x01(\x0b\x32\x15.tideserve.v1.LoadingH\x00\x12$\n\x05ready\x18\x04 \x01(\x0b\x32\x13.tideserve.v1.ReadyH\x00\x12/\n\x0bload_failed\x18\x05 \x01(\x0b\x32\x18.tideserve.v1.LoadFailedH\x00\x12\x0e\n\x06\x62usy_s\x18\x06 \x01(\x01\x12\x14\n\x0cmemory_bytes\x18\x07 \x01(\x04\x42\x06\n\x04news\"\x18\n\x07Loading\x12\r\n\x05phase\x18\x01 \x01(\t\"\x8b\x01\n\x05Ready\x12)\n\x06\x63onfig\x18\x01 \x01(\x0b\x32\x19.tideserve.v1.ModelConfig\x12*\n\x06phases\x18\x02 \x03(\x0b\x32\x1a.tideserve.v1.StartupPhase\x12+\n\x07profile\x18\x03 \x03(\x0b\x32\x1a.tideserve.v1.ProfilePoint\"[\n\nLoadFailed\x12\x0f\n\x07message\x18\x01 \x01(\t\x12*\n\x06phases\x18\x02 \x03(\x0b\x32\x1a.tideserve.v1.StartupPhase\x12\x10\n\x08hopeless\x18\x03 \x01(\x08\"0\n\x0cStartupPhase\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nduration_s\x18\x02 \x01(\x01\"5\n\x0cProfilePoint\x12\x12\n\nbatch_rows\x18\x01 \x01(\r\x12\x11\n\tlatency_s\x18\x02 \x01(\x01\"\x0e\n\x0c\x42\x65\x61tResponse2\xd6\x01\n\x0eReplicaService\x12:\n\x04Join\x12\x19.tideserve.v1.JoinRequest\x1a\x15.tideserve.v1.Command0\x01\x12I\n\x08\x45xchange\x12\x1d.tideserve.v1.ExchangeRequest\x1a\x1e.tideserve.v1.ExchangeResponse\x12=\n\x04\x42\x65\x61t\x12\x19.tideserve.v1.BeatRequest\x1a\x1a.tideserve.v1.BeatResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,44 +38,44 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_COMMAND']._serialized_end=350
   _globals['_WELCOME']._serialized_start=352
   _globals['_WELCOME']._serialized_end=464
-  _globals['_ARENA']._serialized_start=466
-  _globals['_ARENA']._serialized_end=576
-  _globals['_ASSIGN']._serialized_start=579
-  _globals['_ASSIGN']._serialized_end=738
-  _globals['_DRAIN']._serialized_start=740
-  _globals['_DRAIN']._serialized_end=747
-  _globals['_STOP']._serialized_start=749
-  _globals['_STOP']._serialized_end=771
-  _globals['_EXCHANGEREQUEST']._serialized_start=774
-  _globals['_EXCHANGEREQUEST']._serialized_end=914
-  _globals['_OUTCOME']._serialized_start=917
-  _globals['_OUTCOME']._serialized_end=1099
-  _globals['_BATCHRESULT']._serialized_start=1101
-  _globals['_BATCHRESULT']._serialized_end=1153
-  _globals['_BATCHFAILURE']._serialized_start=1156
-  _globals['_BATCHFAILURE']._serialized_end=1355
-  _globals['_BATCHFAILURE_KIND']._serialized_start=1236
-  _globals['_BATCHFAILURE_KIND']._serialized_end=1355
-  _globals['_TENSOR']._serialized_start=1358
-  _globals['_TENSOR']._serialized_end=1489
-  _globals['_EXCHANGERESPONSE']._serialized_start=1491
-  _globals['_EXCHANGERESPONSE']._serialized_end=1605
-  _globals['_LEASE']._serialized_start=1608
-  _globals['_LEASE']._serialized_end=1755
-  _globals['_BEATREQUEST']._serialized_start=1758
-  _globals['_BEATREQUEST']._serialized_end=1981
-  _globals['_LOADING']._serialized_start=1983
-  _globals['_LOADING']._serialized_end=2007
-  _globals['_READY']._serialized_start=2010
-  _globals['_READY']._serialized_end=2149
-  _globals['_LOADFAILED']._serialized_start=2151
-  _globals['_LOADFAILED']._serialized_end=2242
-  _globals['_STARTUPPHASE']._serialized_start=2244
-  _globals['_STARTUPPHASE']._serialized_end=2292
-  _globals['_PROFILEPOINT']._serialized_start=2294
-  _globals['_PROFILEPOINT']._serialized_end=2347
-  _globals['_BEATRESPONSE']._serialized_start=2349
-  _globals['_BEATRESPONSE']._serialized_end=2363
-  _globals['_REPLICASERVICE']._serialized_start=2366
-  _globals['_REPLICASERVICE']._serialized_end=2580
+  _globals['_ARENA']._serialized_start=467
+  _globals['_ARENA']._serialized_end=598
+  _globals['_ASSIGN']._serialized_start=601
+  _globals['_ASSIGN']._serialized_end=760
+  _globals['_DRAIN']._serialized_start=762
+  _globals['_DRAIN']._serialized_end=769
+  _globals['_STOP']._serialized_start=771
+  _globals['_STOP']._serialized_end=793
+  _globals['_EXCHANGEREQUEST']._serialized_start=796
+  _globals['_EXCHANGEREQUEST']._serialized_end=936
+  _globals['_OUTCOME']._serialized_start=939
+  _globals['_OUTCOME']._serialized_end=1121
+  _globals['_BATCHRESULT']._serialized_start=1123
+  _globals['_BATCHRESULT']._serialized_end=1175
+  _globals['_BATCHFAILURE']._serialized_start=1178
+  _globals['_BATCHFAILURE']._serialized_end=1377
+  _globals['_BATCHFAILURE_KIND']._serialized_start=1258
+  _globals['_BATCHFAILURE_KIND']._serialized_end=1377
+  _globals['_TENSOR']._serialized_start=1380
+  _globals['_TENSOR']._serialized_end=1511
+  _globals['_EXCHANGERESPONSE']._serialized_start=1513
+  _globals['_EXCHANGERESPONSE']._serialized_end=1627
+  _globals['_LEASE']._serialized_start=1630
+  _globals['_LEASE']._serialized_end=1777
+  _globals['_BEATREQUEST']._serialized_start=1780
+  _globals['_BEATREQUEST']._serialized_end=2003
+  _globals['_LOADING']._serialized_start=2005
+  _globals['_LOADING']._serialized_end=2029
+  _globals['_READY']._serialized_start=2032
+  _globals['_READY']._serialized_end=2171
+  _globals['_LOADFAILED']._serialized_start=2173
+  _globals['_LOADFAILED']._serialized_end=2264
+  _globals['_STARTUPPHASE']._serialized_start=2266
+  _globals['_STARTUPPHASE']._serialized_end=2314
+  _globals['_PROFILEPOINT']._serialized_start=2316
+  _globals['_PROFILEPOINT']._serialized_end=2369
+  _globals['_BEATRESPONSE']._serialized_start=2371
+  _globals['_BEATRESPONSE']._serialized_end=2385
+  _globals['_REPLICASERVICE']._serialized_start=2388
+  _globals['_REPLICASERVICE']._serialized_end=2602
 # @@protoc_insertion_point(module_scope)

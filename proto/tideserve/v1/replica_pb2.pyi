@@ -47,20 +47,22 @@ class Welcome(_message.Message):
     def __init__(self, epoch: _Optional[int] = ..., beat_interval_s: _Optional[float] = ..., max_message_bytes: _Optional[int] = ..., arena: _Optional[_Union[Arena, _Mapping]] = ...) -> None: ...
 
 class Arena(_message.Message):
-    __slots__ = ("path", "key", "lease_begin", "outcome_begin", "end", "file_sent")
+    __slots__ = ("path", "key", "lease_begin", "outcome_begin", "end", "file_sent", "keeps_pages")
     PATH_FIELD_NUMBER: _ClassVar[int]
     KEY_FIELD_NUMBER: _ClassVar[int]
     LEASE_BEGIN_FIELD_NUMBER: _ClassVar[int]
     OUTCOME_BEGIN_FIELD_NUMBER: _ClassVar[int]
     END_FIELD_NUMBER: _ClassVar[int]
     FILE_SENT_FIELD_NUMBER: _ClassVar[int]
+    KEEPS_PAGES_FIELD_NUMBER: _ClassVar[int]
     path: str
     key: bytes
     lease_begin: int
     outcome_begin: int
     end: int
     file_sent: bool
-    def __init__(self, path: _Optional[str] = ..., key: _Optional[bytes] = ..., lease_begin: _Optional[int] = ..., outcome_begin: _Optional[int] = ..., end: _Optional[int] = ..., file_sent: bool = ...) -> None: ...
+    keeps_pages: bool
+    def __init__(self, path: _Optional[str] = ..., key: _Optional[bytes] = ..., lease_begin: _Optional[int] = ..., outcome_begin: _Optional[int] = ..., end: _Optional[int] = ..., file_sent: bool = ..., keeps_pages: bool = ...) -> None: ...
 
 class Assign(_message.Message):
     __slots__ = ("model_name", "model_version", "generation", "model_path", "config", "config_complete")

@@ -22,8 +22,11 @@ _LOG: Final = logging.getLogger(__name__)
 class Arena:
     """Owns the mapping, and which bytes of its second part outcomes take. Any thread."""
 
-    def __init__(self, memory: mmap.mmap, outcome_begin: int, end: int) -> None:
+    def __init__(
+        self, memory: mmap.mmap, outcome_begin: int, end: int, *, keeps_pages: bool = False
+    ) -> None:
         self._view = memoryview(memory)
+        self.keeps_pages = keeps_pages
         self._outcome_begin = outcome_begin
         self._lock = Lock()
         self._outcomes = Extents(outcome_begin, end)
@@ -33,6 +36,16 @@ class Arena:
         """Of outcomes that the frontend may still read."""
         with self._lock:
             return self._outcomes.used_bytes
+
+    @property
+    def address(self) -> int:
+        """Where this process has it mapped."""
+        return int(np.frombuffer(self._view, np.uint8).ctypes.data)
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all of it."""
+        return len(self._view)
 
     def tensor(self, offset: int, size_bytes: int) -> memoryview:
         """An input of a lease. Raises `WireError` for another place."""
@@ -97,7 +110,12 @@ def open_arena(message: replica_pb2.Arena, file: int | None = None) -> Arena | N
     try:
         file = _open(message) if file is None else file
         try:
-            return Arena(_map(message, file), message.outcome_begin, message.end)
+            return Arena(
+                _map(message, file),
+                message.outcome_begin,
+                message.end,
+                keeps_pages=message.keeps_pages,
+            )
         finally:
             os.close(file)
     except (OSError, ValueError, ArenaError) as error:

@@ -14,7 +14,7 @@ from time import monotonic, time
 from typing import Final, assert_never
 
 from tideserve.replica import news
-from tideserve.replica.arena import open_arena
+from tideserve.replica.arena import Arena, open_arena
 from tideserve.replica.compute import ComputeThread
 from tideserve.replica.errors import CallBrokenError, CallRefusedError, JoinRefusedError
 from tideserve.replica.events import (
@@ -34,6 +34,7 @@ from tideserve.replica.exchanger import BusyClock, End, Exchanger
 from tideserve.replica.life import DEFAULT_BEAT_INTERVAL_S, LeaveError, Life, LifeOverError
 from tideserve.replica.link import Link
 from tideserve.replica.loading import Assignment, Loaded, NotLoaded, load
+from tideserve.replica.pinned import pinned
 from tideserve.replica.runner import FRAME_BYTES
 from tideserve.replica.settings import Device, ExitCode, ReplicaSettings
 from tideserve.replica.sockets import nearest_of
@@ -304,7 +305,11 @@ class Process:
         )
         life.exchanger = exchanger
         exchanger.start()
-        self._compute.submit(exchanger.run)
+        self._compute.submit(lambda: self._run(exchanger, life.arena))
+
+    def _run(self, exchanger: Exchanger, arena: Arena | None) -> None:
+        with pinned(arena, Device.parse(self._settings.device)):
+            exchanger.run()
 
     # --- beats --------------------------------------------------------------------------------
 

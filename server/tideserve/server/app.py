@@ -28,9 +28,10 @@ from tideserve.server.service.replicas import ReplicaService
 from tideserve.server.service.repository import RepositoryService
 from tideserve.server.service.shared_memory import SharedMemoryService
 from tideserve.server.services import Services
-from tideserve.server.shared_regions import FOLDER, SharedRegions
+from tideserve.server.shared_regions import SharedRegions
 from tideserve.server.tokens import load_or_create
 from tideserve.v1 import methods
+from tideserve.v1.segments import FOLDER
 
 logger = logging.getLogger(__name__)
 

@@ -33,8 +33,10 @@ class Arena:
     """One life's memory: `capacity_bytes` for leases, and as much again for outcomes. That is
     address space: a page is used from the first write to it until it is given back."""
 
-    def __init__(self, capacity_bytes: int) -> None:
-        """Raises OSError where the kernel gives none."""
+    def __init__(self, capacity_bytes: int, *, keeps_pages: bool = False) -> None:
+        """Raises OSError where the kernel gives none. `keeps_pages`: none is given back, for a
+        device may have their addresses."""
+        self._keeps_pages = keeps_pages
         self._key = secrets.token_bytes(_KEY_BYTES)
         self._lease_begin = aligned(_KEY_BYTES)
         self._outcome_begin = self._lease_begin + aligned(capacity_bytes)
@@ -84,6 +86,7 @@ class Arena:
             outcome_begin=self._outcome_begin,
             end=self._end,
             file_sent=file_sent,
+            keeps_pages=self._keeps_pages,
         )
 
     def tend(self, held: Mapping[int, object], now_s: float) -> None:
@@ -145,7 +148,7 @@ class Arena:
     def _remove(self, begin: int, end: int) -> None:
         """Gives whole pages back to the system; what is read there from now on is 0."""
         begin = -(-begin // mmap.PAGESIZE) * mmap.PAGESIZE
-        if end > begin:
+        if end > begin and not self._keeps_pages:
             # gVisor knows no MADV_REMOVE: there the pages stay.
             with suppress(OSError):
                 self._memory.madvise(mmap.MADV_REMOVE, begin, end - begin)
@@ -165,13 +168,13 @@ class Arenas:
         self._capacity_bytes = capacity_bytes
         self._arenas: dict[str, Arena] = {}
 
-    def open(self, replica_id: str) -> Arena | None:
+    def open(self, replica_id: str, *, keeps_pages: bool = False) -> Arena | None:
         """A new life's arena; without one, tensors travel in the messages."""
         self.close(replica_id)
         if not self._capacity_bytes:
             return None
         try:
-            arena = Arena(self._capacity_bytes)
+            arena = Arena(self._capacity_bytes, keeps_pages=keeps_pages)
         except OSError as error:
             logger.warning("replica %s gets no shared memory: %s", replica_id, error)
             return None

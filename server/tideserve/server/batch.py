@@ -13,7 +13,7 @@ from tideserve.server.errors import InvalidRequestError
 from tideserve.server.model_spec import DATATYPE_BYTES, ModelSpec
 from tideserve.server.payload import InferInputs, InferPlan, names_of
 from tideserve.server.placement import write_place
-from tideserve.server.shared_regions import RegionSlice
+from tideserve.server.shared_regions import RegionSlice, SpareRoom
 from tideserve.server.wire import Buffer, embedded, header, varint
 from tideserve.v1.arena import MIN_BYTES
 from tideserve.v1.inference_pb2 import ModelInferResponse
@@ -229,13 +229,17 @@ class BatchOutputs:
         a region cannot be written to.
         """
         plan = inputs.plan
-        response = ModelInferResponse.FromString(
-            self._head(plan, plan.outputs, final_flag=final_flag)
-        )
+        names = plan.outputs or self._order
+        response = ModelInferResponse.FromString(self._head(plan, names, final_flag=final_flag))
         response.id = request_id
+        spare = None if inputs.spare is None else SpareRoom(inputs.spare)
         writes: list[tuple[RegionSlice, Buffer]] = []
-        for at, (name, target) in enumerate(zip(plan.outputs, inputs.targets, strict=True)):
+        for at, (name, target) in enumerate(
+            zip(names, inputs.targets or (None,) * len(names), strict=True)
+        ):
             data = self._rows(name, plan, first_row)
+            if target is None and spare is not None:
+                target = spare.take(len(data))
             response.raw_output_contents.append(b"" if target is not None else bytes(data))
             if target is None:
                 continue

@@ -18,7 +18,7 @@ from tideserve.server.contents import (
 from tideserve.server.errors import InvalidRequestError, UnsupportedError
 from tideserve.server.model_spec import DATATYPE_BYTES, ModelSpec, TensorSpec
 from tideserve.server.parameters import whole_number
-from tideserve.server.placement import Place, Places, given_bytes, read_place
+from tideserve.server.placement import OUTPUTS, Place, Places, given_bytes, read_place
 from tideserve.server.shared_regions import RegionSlice, SharedRegions
 from tideserve.server.wire import Buffer
 from tideserve.v1.inference_pb2 import ModelInferRequest
@@ -61,12 +61,13 @@ class InferPlan:
 class InferInputs(NamedTuple):
     """A validated request: its plan, and row-major little-endian bytes for each tensor.
     `payload_bytes`: in a batch, with padding. `targets`: where the plan's outputs go, None for one
-    that goes into the answer; () if all do."""
+    that goes into the answer; () if all do. `spare`: where those without a place may go."""
 
     plan: InferPlan
     data: tuple[Buffer, ...]
     payload_bytes: int
     targets: tuple[RegionSlice | None, ...] = ()
+    spare: RegionSlice | None = None
 
 
 def read_inputs(
@@ -109,7 +110,7 @@ def read_inputs(
         plan,
         data,
         padding_bytes + sum(map(len, data)),
-        _targets(plan, regions) if places is not None else (),
+        *(_targets(plan, regions) if places is not None else ((), None)),
     )
 
 
@@ -147,17 +148,26 @@ def fill_shared(
         next(rest) if place is None else regions.slice(place, "an input").read() for place in places
     ]
     inputs = fill(plan, contents)
-    return None if inputs is None else inputs._replace(targets=_targets(plan, regions))
+    if inputs is None:
+        return None
+    targets, spare = _targets(plan, regions)
+    return inputs._replace(targets=targets, spare=spare)
 
 
-def _targets(plan: InferPlan, regions: SharedRegions | None) -> tuple[RegionSlice | None, ...]:
+def _targets(
+    plan: InferPlan, regions: SharedRegions | None
+) -> tuple[tuple[RegionSlice | None, ...], RegionSlice | None]:
+    """Of the outputs, and of those without a place of their own."""
     assert plan.places is not None
     assert regions is not None
-    if not any(plan.places.outputs):
-        return ()
-    return tuple(
+    _, outputs, spare = plan.places
+    targets = (
         None if place is None else regions.slice(place, f"output '{name}'")
-        for name, place in zip(plan.outputs, plan.places.outputs, strict=True)
+        for name, place in zip(plan.outputs, outputs, strict=True)
+    )
+    return (
+        tuple(targets) if any(outputs) else (),
+        None if spare is None else regions.slice(spare, "the outputs"),
     )
 
 
@@ -170,7 +180,8 @@ def _read_places(
     outputs = tuple(
         read_place(t.parameters, f"{model}, output '{t.name}'") for t in message.outputs
     )
-    if not any(inputs) and not any(outputs):
+    spare = read_place(message.parameters, model, OUTPUTS)
+    if not any(inputs) and not any(outputs) and spare is None:
         return None
     if regions is None:
         raise UnsupportedError(
@@ -178,7 +189,7 @@ def _read_places(
             "contents in the request"
         )
     regions.check_size(given_bytes(inputs), model)
-    return Places(inputs, outputs)
+    return Places(inputs, outputs, spare)
 
 
 def _read_tensors(

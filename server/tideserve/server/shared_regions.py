@@ -27,9 +27,14 @@ from tideserve.server.errors import (
 )
 from tideserve.server.placement import Place
 from tideserve.server.wire import Buffer
+from tideserve.v1.segments import (
+    FOLDER,
+    MIN_OUTPUT_BYTES,
+    PREFIX,
+    aligned,
+    remove_orphans,
+)
 
-# POSIX shared memory on Linux (https://man7.org/linux/man-pages/man7/shm_overview.7.html).
-FOLDER: Final = Path("/dev/shm")  # noqa: S108 - where segments are, no temporary file of ours
 # Each is an open file; many systems allow a process 1,024 of them, connections included.
 MAX_REGIONS: Final = 512
 MAX_NAME_BYTES: Final = 256
@@ -52,7 +57,7 @@ class SharedRegion:
     byte_size: int
     file: int
     is_locked: bool = False
-    """Whether its client locked it when it was registered."""
+    """Whether its client locked it: it goes when the lock does."""
 
     def __del__(self) -> None:
         os.close(self.file)
@@ -91,6 +96,23 @@ class RegionSlice:
                 f"shared memory region '{self.region.name}': expected to write {len(data)} bytes, "
                 f"got {written} written: is the segment's memory used up?"
             )
+
+
+class SpareRoom:
+    """Owns which bytes of a place are taken: those of one answer, from the beginning."""
+
+    def __init__(self, whole: RegionSlice) -> None:
+        self._whole = whole
+        self._taken_bytes = 0
+
+    def take(self, byte_size: int) -> RegionSlice | None:
+        """Of so many bytes. None: there is no such room, or they are not worth it."""
+        whole = self._whole.place
+        if not MIN_OUTPUT_BYTES <= byte_size <= whole.byte_size - self._taken_bytes:
+            return None
+        place = Place(whole.region, whole.offset + self._taken_bytes, byte_size)
+        self._taken_bytes += aligned(byte_size)
+        return RegionSlice(self._whole.region, place)
 
 
 @dataclass(slots=True)
@@ -135,7 +157,8 @@ class SharedRegions:
                 f"shared memory region '{name}': expected offset + byte_size within the "
                 f"{held.st_size} bytes of '{key}', got {offset} + {byte_size}"
             )
-        region.is_locked = _is_locked(file)
+        # Of a client of ours that was killed before this call came the lock is gone already.
+        region.is_locked = _is_locked(file) or _file_name(key).startswith(PREFIX)
         self._regions[name] = region
 
     def unregister(self, name: str) -> None:
@@ -176,7 +199,9 @@ class SharedRegions:
             )
 
     def sweep(self) -> list[str]:
-        """Unregisters those whose client locked them and is gone; their names."""
+        """Unregisters those whose client locked them and is gone; their names. Removes segments
+        whose client was killed before they were registered."""
+        remove_orphans(self.folder)
         gone = [
             region.name
             for region in self._regions.values()
@@ -194,7 +219,7 @@ class SharedRegions:
 
     def _open(self, name: str, key: str) -> int:
         what = f"shared memory region '{name}'"
-        file_name = key.removeprefix("/")
+        file_name = _file_name(key)
         if (
             file_name in ("", ".", "..")
             or "/" in file_name
@@ -230,6 +255,11 @@ class SharedRegions:
                 yield f"and {len(self._regions) - SHOWN_NAMES} more"
                 return
             yield f"'{name}'"
+
+
+def _file_name(key: str) -> str:
+    """In the folder of segments: a key may begin with a slash, as in shm_open(3)."""
+    return key.removeprefix("/")
 
 
 def _is_locked(file: int) -> bool:

@@ -12,7 +12,7 @@ import torch
 
 from tests.replica.batches import Array, config
 from tideserve.replica.backends import Backend, ModelFiles
-from tideserve.replica.backends.torch import open_model
+from tideserve.replica.backends.torch import TorchBackend, open_model
 from tideserve.replica.datatypes import to_config, wire_name
 from tideserve.replica.errors import BadOutputError, LoadError
 from tideserve.replica.settings import Device
@@ -245,6 +245,26 @@ def test_a_gpu_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.Mo
     path = script(tmp_path, Same())
     with pytest.raises(LoadError, match="device gpu:3: this PyTorch sees 0 CUDA devices"):
         open_model(ModelFiles("m", 1, path, ModelConfig(), Device(3)))
+
+
+@pytest.mark.parametrize("is_pinned", [True, False])
+def test_an_input_that_lies_in_pinned_memory_is_not_copied_into_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_pinned: bool
+) -> None:
+    """PyTorch's meta device stands in for a GPU: it takes a tensor, without its data."""
+    pinned = []
+
+    def pin_memory(tensor: torch.Tensor) -> torch.Tensor:
+        pinned.append(tensor)
+        return tensor
+
+    monkeypatch.setattr(torch.Tensor, "is_pinned", lambda _: is_pinned)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin_memory)
+    backend = opened(script(tmp_path, Same()), fp32("x", "y"))
+    assert isinstance(backend, TorchBackend)
+    backend._device = torch.device("meta")
+    assert backend._to_tensor(X).device.type == "meta"
+    assert len(pinned) == (not is_pinned)
 
 
 def test_no_gradients_are_kept(tmp_path: Path) -> None:

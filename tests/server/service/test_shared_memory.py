@@ -488,3 +488,22 @@ def test_a_stream_uses_regions_and_goes_on_after_one_that_cannot(
     for refused in (second, third):
         code = refused.infer_response.parameters[STREAM_STATUS_PARAMETER].int64_param
         assert code == Code.INVALID_ARGUMENT
+
+
+def test_an_answer_may_be_put_where_its_input_lay(
+    world: World, replica: FakeReplica, folder: Path
+) -> None:
+    """Overlapping regions and places are the client's own business: what was sent was read before."""
+    rows = [bytes([at + 1]) * 8 for at in range(2)]
+    put(folder, rows[0] + rows[1])
+    calls = [
+        world.post(INFER, shared_request(offset=8 * at, out="in", out_offset=8 - 8 * at))
+        for at in range(2)
+    ]
+    world.turn()
+    lease = replica.lease(replica.exchange())
+    assert lease.inputs[0].data == rows[0] + rows[1]
+    replica.exchange(echo(lease), want=False)
+    for call_id in calls:
+        world.answer(call_id, ModelInferResponse)
+    assert (folder / "in").read_bytes()[:16] == rows[1] + rows[0]

@@ -206,9 +206,13 @@ class TorchBackend:
             tensor = torch.from_numpy(array)
         if self._device.type == "cpu":
             return tensor
-        # From pinned memory the copy runs beside the host; the caching allocator keeps the
-        # pinned block until the copy is done.
-        return tensor.pin_memory().to(self._device, non_blocking=True)
+        # From pinned memory the copy runs beside the host. The arena may be that already
+        # (`pinned.py`): its places stay as they are until the outputs are on the host, which the
+        # device's stream does after this copy. Else the caching allocator keeps the pinned block
+        # until the copy is done.
+        if not tensor.is_pinned():
+            tensor = tensor.pin_memory()
+        return tensor.to(self._device, non_blocking=True)
 
     def _pick(self, result: Any, name: str) -> torch.Tensor:
         if isinstance(result, Mapping):

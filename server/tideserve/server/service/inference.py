@@ -139,7 +139,7 @@ class InferenceService:
         for request, first_row in action.answers:
             assert isinstance(request, PendingRequest)
             inputs = request.inputs
-            if inputs.targets:
+            if inputs.targets or inputs.spare is not None:
                 if self._answer_shared(request, outputs, first_row, now_s):
                     arrivals_s.append(request.arrived_s)
                 continue

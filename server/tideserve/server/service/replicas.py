@@ -123,7 +123,7 @@ class ReplicaService:
             epoch=epoch,
             beat_interval_s=BEAT_INTERVAL_S,
             max_message_bytes=self._max_message_bytes,
-            arena=self._open_arena(call, replica_id),
+            arena=self._open_arena(call, replica_id, message.device),
         )
         self._command(replica_id, Command(welcome=welcome))
         replica = self._scheduler.members.get(replica_id)
@@ -293,9 +293,9 @@ class ReplicaService:
 
     # --- inside ---------------------------------------------------------------------------
 
-    def _open_arena(self, call: Call, replica_id: str) -> replica_pb2.Arena | None:
+    def _open_arena(self, call: Call, replica_id: str, device: str) -> replica_pb2.Arena | None:
         """Its memory for this life, handed over where its connection can carry a file."""
-        arena = self._arenas.open(replica_id)
+        arena = self._arenas.open(replica_id, keeps_pages=device.startswith("gpu:"))
         if arena is None:
             return None
         return arena.message(file_sent=self._front.send_file(call.call_id, arena.file))

@@ -18,7 +18,15 @@ from hpack import Decoder, Encoder
 
 from tests.server.front.native.caller import BIDI, METHODS, UNARY, packed
 from tideserve.server.errors import StartError, UnsupportedFrontError
-from tideserve.server.front import Call, Cancel, Event, FrontSettings, Status, TlsFiles
+from tideserve.server.front import (
+    Call,
+    Cancel,
+    Event,
+    FrontSettings,
+    Status,
+    StreamMessage,
+    TlsFiles,
+)
 from tideserve.server.front.native import link as link_module
 from tideserve.server.front.native import listener, unsupported
 from tideserve.server.front.native.front import NativeFront
@@ -133,6 +141,33 @@ class Client:
         assert self._front.respond(self.call(stream).call_id, b"answer")
         self.until(lambda: self.status(stream))
         assert self.status(stream) == "0"
+
+
+def test_a_streams_messages_that_come_in_one_read_are_one_turns_and_answers_one_write(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    front = make()
+    writes = []
+    send = link_module.Link.send
+
+    def count(link: link_module.Link) -> bool:
+        writes.append(link.calls.outbox.waiting_bytes)
+        return send(link)
+
+    with Client(front) as client:
+        client.until(lambda: http2.SETTINGS in client.kinds())
+        bodies = [b"%d" % at for at in range(5)]
+        client.socket.sendall(request(1, BIDI, b"".join(map(packed, bodies))))
+        begun, *messages = front.recv(100, WAIT_S)
+        assert isinstance(begun, Call)
+        assert messages == [StreamMessage(begun.call_id, body) for body in bodies]
+        monkeypatch.setattr(link_module.Link, "send", count)
+        for body in bodies:
+            assert front.send(begun.call_id, body)
+        front.recv(100, 0.0)
+        assert len(writes) == 1
+        monkeypatch.undo()
+        client.until(lambda: client.kinds().count(http2.DATA) == len(bodies))
 
 
 def test_connections_have_a_bound_and_room_again(make: Make) -> None:

@@ -1,0 +1,59 @@
+"""How much room outputs are given in shared memory: what the last answer of the kind took.
+
+Sizes are not known before a model answers. One that is larger than its room travels in the answer,
+which costs nothing but speed, and has its room from the next request on.
+"""
+
+from collections import OrderedDict
+from threading import Lock
+from typing import Final
+
+from tideserve.v1.inference_pb2 import ModelInferResponse
+from tideserve.v1.segments import MIN_OUTPUT_BYTES, aligned
+
+# Kinds of requests that are remembered, the last ones used.
+MAX_KINDS: Final = 256
+# Answers with more travel as messages: two of them would take all that a client may have.
+MAX_ROOM_BYTES: Final = 64 * 1024 * 1024
+
+# Model, version, the outputs asked for, and the inputs' names and shapes.
+Kind = tuple[str, str, tuple[str, ...] | None, tuple[tuple[str, tuple[int, ...]], ...]]
+
+
+class OutputRoom:
+    """Owns what is remembered, by kind. Any thread."""
+
+    def __init__(self) -> None:
+        self._bytes: OrderedDict[Kind, int] = OrderedDict()
+        self._lock = Lock()
+
+    def of(self, kind: Kind) -> int:
+        """Bytes that its large outputs are expected to take; 0: it has none, or too large ones."""
+        with self._lock:
+            room_bytes = self._bytes.get(kind, 0)
+            if room_bytes:
+                self._bytes.move_to_end(kind)
+            return room_bytes
+
+    def on_answer(self, kind: Kind, response: ModelInferResponse) -> None:
+        """Remembers what this one took, wherever its outputs lie."""
+        room_bytes = sum(aligned(size) for size in _sizes(response) if size >= MIN_OUTPUT_BYTES)
+        if not 0 < room_bytes <= MAX_ROOM_BYTES:
+            room_bytes = 0
+        with self._lock:
+            if not room_bytes:
+                self._bytes.pop(kind, None)
+                return
+            self._bytes[kind] = room_bytes
+            self._bytes.move_to_end(kind)
+            while len(self._bytes) > MAX_KINDS:
+                self._bytes.popitem(last=False)
+
+
+def _sizes(response: ModelInferResponse) -> list[int]:
+    """Bytes of each output that is no typed contents."""
+    sizes = [len(raw) for raw in response.raw_output_contents]
+    for at, output in enumerate(response.outputs[: len(sizes)]):
+        if "shared_memory_byte_size" in output.parameters:
+            sizes[at] = output.parameters["shared_memory_byte_size"].int64_param
+    return sizes
