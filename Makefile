@@ -1,4 +1,5 @@
-# Needs Python 3.11 or newer, make and a C compiler; everything else goes into .venv.
+# Needs Python 3.11 or newer and make, and a C compiler for the tests and the wheel; everything
+# else goes into .venv and .cache.
 #
 #   make serve    serves examples/models        make check    all that CI checks
 #   make demo     scales under a scripted load
