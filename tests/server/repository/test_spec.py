@@ -260,7 +260,7 @@ def _padded(pad: str, *, x: str = "dims: [-1, 4]", rows: int = 8) -> ModelSpec:
 
 def test_what_is_padded_and_cut_is_what_leaves_the_dimension_open() -> None:
     spec = _padded("dim=0,edges=4/8,value.x=7,cost=32")
-    assert spec.padding == Padding(0, (4, 8), {"x": b"\x07\0\0\0"}, frozenset({"y"}))
+    assert spec.padding == Padding(0, (4, 8), {"x": b"\x07\0\0\0"}, frozenset({"y", "s"}))
     assert spec.settings.batch.max_batch_cost == 32
 
 

@@ -143,6 +143,7 @@ class Client:
         assert self.status(stream) == "0"
 
 
+@pytest.mark.interpreted
 def test_a_streams_messages_that_come_in_one_read_are_one_turns_and_answers_one_write(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
