@@ -29,7 +29,8 @@ RUN ls wheels/tideserve-*.whl 2>/dev/null || { \
        apt-get update -qq \
        && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
           gcc libc6-dev python3-dev \
-       && HATCH_BUILD_HOOK_ENABLE_CUSTOM=true python3 -m pip wheel \
+       && HATCH_BUILD_HOOK_ENABLE_CUSTOM=true PIP_CONSTRAINT=/build/wheels/constraints.txt \
+          PIP_BUILD_CONSTRAINT=/build/wheels/constraints.txt python3 -m pip wheel \
           --no-cache-dir --disable-pip-version-check --no-input --no-deps ${PIP_ARGS} -w wheels . ; }
 
 FROM build AS build-cpu

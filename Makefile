@@ -27,7 +27,7 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-input -
 BENCH_PIP := -m pip install -qq --disable-pip-version-check --no-input
 
 # What runs compiled in the wheel; the tests in these run that, too.
-COMPILED_TESTS := tests/core tests/server tests/replica
+COMPILED_TESTS := tests/core tests/server tests/replica tests/sim
 
 .PHONY: serve demo test test-compiled test-links kills check lint generated wheel bench bench-setup models generate \
 	format clean
@@ -129,6 +129,8 @@ clean:
 	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
 	    >"$$($(@D)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/dev.pth"
 	@$(@D)/bin/python -m pip install -qq --disable-pip-version-check --no-input --no-deps .cache/wheel/*.whl
+	@cd / && "$(CURDIR)/$(@D)/bin/python" -c \
+	    'from tideserve.server import batch; assert batch.__file__.endswith(".so"), batch.__file__'
 	@touch $@
 
 # Triton's own server, in an environment of its own: its Python stub needs numpy 1.26.

@@ -16,18 +16,19 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 _SOURCE_ROOTS = ("proto", "server", "autoscaler", "clients")
 _SERVER = "server/tideserve/server"
 _REPLICA = "server/tideserve/replica"
-# Whole folders, and what a request meets beside them. Not `replica/tensors`: compiled code lets no
-# other thread in, and a replica that reads a million strings has to beat meanwhile.
+# Whole folders, and what a request meets beside them. Not what loops over a tensor's elements
+# (`replica/tensors`, `contents`, `padding`): compiled code lets no other thread in, and a replica
+# that reads a million strings has to beat meanwhile, a server to answer /healthz.
 _FOLDERS = (f"{_SERVER}/core", f"{_SERVER}/front/native")
+# The simulator's other rules are subclasses of `Assignment`, which a compiled class cannot have.
+_INTERPRETED = ("__init__.py", "assignment.py")
 _MODULES = (
     *(
         f"{_SERVER}/{name}.py"
         for name in (
             "batch",
-            "contents",
             "dispatcher",
             "mailbox",
-            "padding",
             "placement",
             "plans",
             "stats",
@@ -81,7 +82,12 @@ class CompiledHotPath(BuildHookInterface[Any]):
             return
         root = Path(self.root)
         self._folder = Path(mkdtemp(prefix="tideserve-build-"))
-        for path in _compile(root, self._folder):
+        try:
+            compiled = _compile(root, self._folder)
+        except BaseException:
+            shutil.rmtree(self._folder)
+            raise
+        for path in compiled:
             build_data["force_include"][str(path)] = str(path.relative_to(self._folder / "lib"))
         build_data["pure_python"] = False
         build_data["infer_tag"] = True
@@ -97,7 +103,7 @@ def compiled_sources(root: Path) -> list[str]:
         str(path.relative_to(root))
         for folder in _FOLDERS
         for path in sorted((root / folder).glob("*.py"))
-        if path.name != "__init__.py"
+        if path.name not in _INTERPRETED
     ]
     return folders + list(_MODULES)
 
