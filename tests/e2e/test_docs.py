@@ -27,6 +27,7 @@ ADDRESS: Final = "localhost:8001"
 COVERED_BY_CI: Final = {
     "make serve",
     "make demo",
+    "make wheel",
     "make test",
     "make check",
     "make bench",
