@@ -115,11 +115,12 @@ clean:
 	@touch $@ .venv/serve.stamp
 
 .cache/wheel/stamp: $(shell find proto server autoscaler clients -name '*.py' -o -name '*.toml') \
-		hatch_build.py pyproject.toml constraints.txt | .venv/base.stamp
+		hatch_build.py pyproject.toml constraints.txt
 	@echo "compiling the hot path (docs/decisions/0016)"
 	@rm -rf $(@D)
+	@$(PYTHON) -m venv $(@D)/env
 	@HATCH_BUILD_HOOK_ENABLE_CUSTOM=true PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
-	    $(BIN)/python -m pip wheel -q \
+	    $(@D)/env/bin/python -m pip wheel -q \
 	    --disable-pip-version-check --no-input --no-deps -w $(@D) .
 	@touch $@
 
