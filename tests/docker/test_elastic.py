@@ -159,7 +159,11 @@ def test_containers_follow_the_load_through_deaths_of_the_autoscaler(elastic: El
     wait_until(lambda: elastic.ready() == 0, 60, lambda: server.log)
     # What runs is what the frontend knows: no orphans, no duplicates.
     running = "--filter=status=running"
-    wait_until(lambda: set(elastic.containers(running)) == elastic.known(), 30, lambda: server.log)
+    wait_until(
+        lambda: set(elastic.containers(running)) == elastic.known(),
+        30,
+        lambda: f"{elastic.containers(running)} run, {elastic.known()} are known: {server.log}",
+    )
 
 
 def test_an_autoscaler_that_dies_while_containers_load_their_model_leaves_none_too_many(

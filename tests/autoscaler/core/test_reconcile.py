@@ -348,6 +348,16 @@ def test_an_announced_replica_that_no_launcher_has_is_reported_and_replaced() ->
     assert isinstance(start, Start)
 
 
+def test_an_announced_standby_that_no_launcher_has_does_not_drain_for_ever() -> None:
+    """The autoscaler was killed between the two: the frontend lists no device of it."""
+    world, _ = started()
+    world.replicas["ghost"] = Replica("ghost", None, ReplicaState.STARTING, device="")
+    assert names(world.step(), Drain) == ["ghost"]
+    world.replicas["ghost"] = replace(world.replicas["ghost"], state=ReplicaState.DRAINING, pid=0)
+    assert world.step(4.0) == []
+    assert names(world.step(1.1), Report) == ["ghost"]
+
+
 def test_a_lost_replica_of_an_earlier_autoscaler_is_reported_not_killed() -> None:
     world = World()
     world.replicas["dead"] = Replica("dead", DIGITS, ReplicaState.LOST, was_ready=True)

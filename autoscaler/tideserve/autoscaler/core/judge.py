@@ -21,6 +21,8 @@ def judge(
         return _verdict(unit, snapshot), ""
     if unit.status is ReplicaState.LOST:
         return _verdict(unit, snapshot), "the frontend lost it"
+    if _never_was(unit) and now_s - record.since_s >= rules.grace_s:
+        return Verdict.RETIRED, "it was announced but no launcher has it"
     if record.drain_since_s is not None:
         return _of_draining(unit, now_s - record.drain_since_s, rules)
     if unit.on_the_way and unit.here:
@@ -39,6 +41,12 @@ def _of_dead(unit: Unit, snapshot: Snapshot, now_s: float, rules: Rules) -> Judg
     return _verdict(unit, snapshot), ""
 
 
+def _never_was(unit: Unit) -> bool:
+    """Announced by an autoscaler that ended before it started it. Nobody else does, and if it is told
+    to drain it cannot leave by itself."""
+    return unit.instance is None and unit.replica is not None and unit.replica.pid == 0
+
+
 def _of_draining(unit: Unit, age_s: float, rules: Rules) -> Judgement | None:
     """S4: one that still serves has not heard of its drain yet, which is told again; one that
     holds a lease finishes it, or is LOST when the frontend's clock says that it hangs."""
@@ -49,9 +57,6 @@ def _of_draining(unit: Unit, age_s: float, rules: Rules) -> Judgement | None:
 
 
 def _of_starting(unit: Unit, age_s: float, rules: Rules, *, wanted: bool) -> Judgement | None:
-    never_joined = unit.replica is None or unit.replica.pid == 0
-    if unit.instance is None and never_joined and age_s >= rules.grace_s:
-        return Verdict.RETIRED, "it was announced but no launcher has it"
     unknown = unit.replica is None and unit.runs
     if unknown and not wanted and age_s >= rules.grace_s:
         return Verdict.RETIRED, "the frontend does not know it and its model is not wanted"
