@@ -14,7 +14,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from tideserve.autoscaler.config import AutoscalerFile, Bytes, Seconds
+from tideserve.autoscaler.config import AutoscalerFile
+from tideserve.autoscaler.section import Bytes, Seconds
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "autoscaler.md"
 _PLACE: Final = re.compile(r"(?<=<!-- keys -->\n).*?(?=<!-- end of keys -->)", re.DOTALL)

@@ -17,7 +17,7 @@ from typing import Annotated, Final
 import typer
 
 from tideserve.autoscaler.assembly import Plan, next_decisions, rules_of, run
-from tideserve.autoscaler.config import MAX_REPLICAS, AutoscalerFile, ServerSection
+from tideserve.autoscaler.config import AutoscalerFile, ServerSection
 from tideserve.autoscaler.core.decision import Policy
 from tideserve.autoscaler.core.elastic import ElasticPolicy
 from tideserve.autoscaler.core.fixed import FixedCount
@@ -26,6 +26,7 @@ from tideserve.autoscaler.core.state import Rules
 from tideserve.autoscaler.errors import AutoscalerError, SettingsError
 from tideserve.autoscaler.explain import explain as explanation
 from tideserve.autoscaler.reload import WatchedConfig
+from tideserve.autoscaler.section import MAX_REPLICAS
 from tideserve.autoscaler.sources.frontend import FrontendSettings
 
 _LOG: Final = logging.getLogger("tideserve.autoscaler")

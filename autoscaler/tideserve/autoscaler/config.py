@@ -4,75 +4,24 @@ docs/autoscaler.md has a row for every key; a test compares it with the schema m
 """
 
 import os
-from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from typing import Annotated, Any, Literal, Self
 
-from cronsim import CronSim, CronSimError
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationInfo,
-    WithJsonSchema,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
-from tideserve.autoscaler.core.settings import (
-    Device,
-    ModelPolicy,
-    QueueTarget,
-    ScalingSettings,
-    Schedule,
-    StepLimits,
-    Trigger,
-)
+from tideserve.autoscaler.core.settings import Device, ScalingSettings
+from tideserve.autoscaler.model_section import ModelSection, inherited
 from tideserve.autoscaler.quantity import (
     MAX_CORE,
     MAX_SIZE,
     address_of,
-    bytes_of,
     cores_of,
     host_port_of,
     mounted_of,
-    seconds_of,
 )
-
-MAX_REPLICAS: Final = 4096
-_DAY_S: Final = 86_400.0
-
-_QUANTITY_SCHEMA: Final = {"anyOf": [{"type": "number", "minimum": 0}, {"type": "string"}]}
-Seconds = Annotated[
-    float, BeforeValidator(seconds_of), WithJsonSchema({**_QUANTITY_SCHEMA, "x-unit": "s"})
-]
-Bytes = Annotated[
-    int, BeforeValidator(bytes_of), WithJsonSchema({**_QUANTITY_SCHEMA, "x-unit": "bytes"})
-]
-
+from tideserve.autoscaler.section import MAX_REPLICAS, Bytes, Seconds, Section
 
 HostPort = Annotated[str, AfterValidator(host_port_of)]
-
-
-class Section(BaseModel):
-    """Unknown keys are refused."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False
-    )
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _refuse_truth(cls, value: object) -> object:
-        # No key is one of yes or no; `min: yes` would be 1.
-        if isinstance(value, bool):
-            said = f"expected a number, text or keys, got {str(value).lower()}"
-            raise ValueError(said)  # noqa: TRY004 - pydantic's kind
-        return value
 
 
 class ServerSection(Section):
@@ -200,164 +149,6 @@ class DeviceSection(Section):
         )
 
 
-class QueueLatencySection(Section):
-    """This quantile of the queue wait shall stay below the target."""
-
-    quantile: float = Field(default=0.95, gt=0, lt=1, description="Which share of the requests.")
-    target: Seconds | None = Field(
-        default=None,
-        gt=0,
-        le=3600,
-        description="Their longest wait in the queue; by default what a batch of one row leaves "
-        "of the latency target, without one 0.1 s.",
-    )
-
-
-class StepsSection(Section):
-    """How fast the count may change."""
-
-    up: int | None = Field(default=None, ge=1, description="Replicas more, at most, within `per`.")
-    down: int | None = Field(
-        default=None, ge=1, description="Replicas fewer, at most, within `per`."
-    )
-    per: Seconds = Field(
-        default=10.0, gt=0, le=3600, description="The time that `up` and `down` are for."
-    )
-
-
-class ScheduleSection(Section):
-    """More replicas at certain times."""
-
-    cron: str = Field(description="When it begins: minute, hour, day, month, day of week.")
-    duration: Seconds = Field(gt=0, le=31 * _DAY_S, description="How long it lasts.")
-    min: int = Field(ge=1, le=MAX_REPLICAS, description="At least so many replicas meanwhile.")
-    timezone: str = Field(default="UTC", description="Of `cron`, such as Europe/Berlin.")
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        schedule = self.schedule()
-        try:
-            CronSim(schedule.cron, datetime(2024, 1, 1, tzinfo=UTC))
-        except CronSimError as error:
-            raise ValueError(
-                f"cron: expected five fields such as '0 8 * * 1-5': {error}"
-            ) from error
-        return self
-
-    def schedule(self) -> Schedule:
-        try:
-            zone = ZoneInfo(self.timezone)
-        except (ZoneInfoNotFoundError, ValueError, OSError) as error:  # a folder, a long name
-            raise ValueError(
-                f"timezone: expected a name such as Europe/Berlin, got {self.timezone!r}"
-            ) from error
-        return Schedule(self.cron, self.duration, self.min, zone)
-
-
-class TriggerSection(Section):
-    """Replicas by any number that Prometheus has."""
-
-    name: str = Field(pattern=r"^[A-Za-z0-9_]+$", description="For the decision's reason.")
-    query: str = Field(min_length=1, description="PromQL with one number as its result.")
-    target: float = Field(gt=0, description="How much of it one replica is for.")
-
-
-class ModelSection(Section):
-    """What one model is to have. In `models` what is left out is as in `defaults`."""
-
-    min: int = Field(
-        default=1, ge=0, le=MAX_REPLICAS, description="Replicas, at least; 0: none if idle."
-    )
-    max: int = Field(default=8, ge=0, le=MAX_REPLICAS, description="Replicas, at most.")
-    queue_latency: QueueLatencySection = Field(
-        default=QueueLatencySection(),
-        description="Target of the wait in the queue.",
-    )
-    latency_target: Seconds | None = Field(
-        default=None,
-        gt=0,
-        description="Time for a batch; by default the model's tideserve.latency_target.",
-    )
-    growth_quantile: float = Field(
-        default=0.9,
-        ge=0,
-        le=1,
-        description="Which share of the growth seen within a start-up time is prepared for.",
-    )
-    hold: Seconds | None = Field(
-        default=None,
-        ge=0,
-        description="Down only to the most wanted within; by default hold_factor x Tc.",
-    )
-    hold_factor: float = Field(
-        default=3.0, ge=0, le=100, description="k in hold = k x Tc, the measured start-up time."
-    )
-    idle: Seconds = Field(
-        default=60.0,
-        ge=0,
-        description="With min 0: after so long without a request the last one goes.",
-    )
-    steps: StepsSection = Field(default=StepsSection(), description="Step limits.")
-    schedules: tuple[ScheduleSection, ...] = Field(default=(), description="Minimums by time.")
-    triggers: tuple[TriggerSection, ...] = Field(
-        default=(), description="Queries to Prometheus; the highest of all wants counts."
-    )
-    priority: int = Field(
-        default=1,
-        ge=1,
-        le=1000,
-        description="Lower numbers get devices first where there are too few.",
-    )
-    cost_per_replica_second: float = Field(
-        default=1.0, ge=0, description="For the cost in metrics and reports."
-    )
-    memory: Bytes = Field(
-        default=0, ge=0, description="Of one replica on its device; 0: not counted."
-    )
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.min > self.max:
-            raise ValueError(f"expected min to be at most max, got min {self.min}, max {self.max}")
-        for schedule in self.schedules:
-            if schedule.min > self.max:
-                raise ValueError(
-                    f"schedules: expected min to be at most max, got min {schedule.min}, "
-                    f"max {self.max}"
-                )
-        names = [trigger.name for trigger in self.triggers]
-        if len(set(names)) < len(names):
-            raise ValueError(f"expected triggers of different names, got {', '.join(names)}")
-        return self
-
-    def policy(self) -> ModelPolicy:
-        return ModelPolicy(
-            min_replicas=self.min,
-            max_replicas=self.max,
-            queue_target=QueueTarget(self.queue_latency.quantile, self.queue_latency.target),
-            latency_target_s=self.latency_target,
-            growth_quantile=self.growth_quantile,
-            hold_factor=self.hold_factor,
-            hold_s=self.hold,
-            idle_s=self.idle,
-            steps=StepLimits(self.steps.up, self.steps.down, self.steps.per),
-            schedules=tuple(schedule.schedule() for schedule in self.schedules),
-            triggers=tuple(Trigger(t.name, t.query, t.target) for t in self.triggers),
-            priority=self.priority,
-            cost_per_replica_s=self.cost_per_replica_second,
-            memory_bytes=self.memory,
-        )
-
-
-def _inherited(defaults: Mapping[Any, Any], given: Mapping[Any, Any]) -> dict[Any, Any]:
-    """Also within sections; lists are taken as a whole."""
-    merged = {**defaults, **given}
-    for key in defaults.keys() & given.keys():
-        if isinstance(defaults[key], dict) and isinstance(given[key], dict):
-            merged[key] = _inherited(defaults[key], given[key])
-    return merged
-
-
 def _default_devices() -> tuple[DeviceSection, ...]:
     """The CPU, with two replicas a core: models that wait leave it to others."""
     return (DeviceSection(name="cpu", slots=max(8, 2 * (os.cpu_count() or 1))),)
@@ -403,7 +194,7 @@ class AutoscalerFile(Section):
         if isinstance(defaults, dict) and isinstance(models, dict):
             models = {name: {} if model is None else model for name, model in models.items()}
             merged = {
-                name: _inherited(defaults, model) if isinstance(model, dict) else model
+                name: inherited(defaults, model) if isinstance(model, dict) else model
                 for name, model in models.items()
             }
             return {**data, "models": merged}

@@ -19,6 +19,8 @@ from tideserve.autoscaler.core.capacity import (
 )
 from tideserve.autoscaler.core.decision import Decision
 from tideserve.autoscaler.core.forecast import MIN_RATE, DayTable, Growth
+from tideserve.autoscaler.core.hold import Wants, hold_s_of, lowered, remembered
+from tideserve.autoscaler.core.limits import Changes, bounded, changed, limited, pinned
 from tideserve.autoscaler.core.load import Load
 from tideserve.autoscaler.core.marginal import STEADY_S, Gains
 from tideserve.autoscaler.core.schedule import scheduled_minimum
@@ -35,12 +37,10 @@ MIN_WAITS_S: Final = 1.0
 SURGE_SPANS_S: Final = (0.5, 1.0, 2.0)
 # Panic ends so long after its last sign.
 CALM_S: Final = 2.0
-MIN_HOLD_S: Final = 5.0
 # Queued work is to be gone within the wait target, the start-up time, or this.
 MIN_CLEAR_S: Final = 0.5
 # The wait in the queue that is aimed at where neither it nor a latency target is given.
 DEFAULT_WAIT_S: Final = 0.1
-_MAX_HISTORY: Final = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +78,8 @@ class PolicyState:
     growth: Growth = field(default_factory=Growth)
     day: DayTable = field(default_factory=DayTable)
     gains: Gains = field(default_factory=Gains)
-    wants: tuple[tuple[float, int], ...] = ()
-    changes: tuple[tuple[float, int], ...] = ()
+    wants: Wants = ()
+    changes: Changes = ()
     held: int | None = None
     desired: int | None = None
     decision: Decision | None = None
@@ -116,9 +116,9 @@ def _without_data(
     reason, held = "no data: nothing changes", state.held
     if count == 0 and (why := _first_of_all(inputs)):
         count, reason, held = 1, f"no data: {why}", 1
-    count, limit = _bounded(count, policy.min_replicas, policy.max_replicas)
+    count, limit = bounded(count, policy)
     if inputs.pin is not None:
-        count, limit = _pinned(inputs.pin, policy.max_replicas)
+        count, limit = pinned(inputs.pin, policy)
     decision = Decision(count, reason, limit, {"present": float(inputs.present)})
     return replace(state, desired=count, held=held, decision=decision), decision
 
@@ -143,6 +143,7 @@ class _Decider:
         self._load = load
         self._now_s = now_s
         self._policy = policy
+        self._hold_s = hold_s_of(policy, inputs.startup_s)
         self._window = state.window.push(load)
         if len(self._window.loads) == 1:
             # Nothing to compare with, or all of it is too old: what came meanwhile is not known,
@@ -174,18 +175,16 @@ class _Decider:
         want = max(wants, key=lambda one: one.count)
         if want.count == 0:
             want = wants[-1]
-        history = self._history(want.count)
+        history = remembered(state.wants, want.count, self._hold_s, now_s)
         count, reason = self._held(want, history, state_panic_s, panic=panic is not None)
         held = count
-        count, limit = self._limited(count)
+        before = state.desired if state.desired is not None else self._inputs.present
+        count, limit = limited(count, before, state.changes, self._gains.cap, policy, now_s)
         if self._inputs.pin is not None:
-            count, limit = _pinned(self._inputs.pin, policy.max_replicas)
+            count, limit = pinned(self._inputs.pin, policy)
             reason = f"pinned: at {self._inputs.pin}"
         decision = Decision(count, reason, limit, self._numbers)
-        before = state.desired if state.desired is not None else self._inputs.present
-        changes = tuple(c for c in state.changes if now_s - c[0] < policy.steps.per_s)
-        if count != before:
-            changes = (*changes, (now_s, count - before))[-_MAX_HISTORY:]
+        changes = changed(state.changes, count - before, now_s, policy)
         raised_s = now_s if count > before else state.raised_s
         return (
             replace(
@@ -390,13 +389,6 @@ class _Decider:
 
     # --- shape in time ----------------------------------------------------------------
 
-    def _history(self, want: int) -> tuple[tuple[float, int], ...]:
-        """Wants within 2 H, newest last. Only the most since some moment is ever asked for, so
-        one that a later one reaches is dropped: counts fall from entry to entry."""
-        horizon_s = self._now_s - 2.0 * self._hold_s()
-        kept = [(at_s, n) for at_s, n in self._state.wants if at_s >= horizon_s and n > want]
-        return (*kept, (self._now_s, want))[-_MAX_HISTORY:]
-
     def _last_held(self) -> int:
         """Before the first data: what was desired without any, or what there is."""
         for known in (self._state.held, self._state.desired):
@@ -404,65 +396,18 @@ class _Decider:
                 return known
         return self._inputs.present
 
-    def _hold_s(self) -> float:
-        if self._policy.hold_s is not None:
-            return self._policy.hold_s
-        return max(MIN_HOLD_S, self._policy.hold_factor * self._inputs.startup_s)
-
-    def _held(
-        self, want: _Want, history: tuple[tuple[float, int], ...], panic_s: float, *, panic: bool
-    ) -> tuple[int, str]:
-        """Up at once; down only to the most wanted in the last H, by one only after 2 H."""
+    def _held(self, want: _Want, history: Wants, panic_s: float, *, panic: bool) -> tuple[int, str]:
+        """Up at once; down as the hold says."""
         last = self._last_held()
         if want.count >= last:
             return want.count, want.reason
         if panic or self._now_s < panic_s:
             return last, f"panic: calm for less than {max(CALM_S, self._inputs.startup_s):.1f} s"
-        hold_s = self._hold_s()
-        self._numbers["hold_s"] = hold_s
+        self._numbers["hold_s"] = self._hold_s
         if want.count == 0 and self._is_idle:
             return 0, want.reason  # idle_s is a hold of its own
-        most = max(count for at_s, count in history if at_s >= self._now_s - hold_s)
-        if most == last - 1 and last > 1:
-            most = max(count for _, count in history)
-            hold_s *= 2.0
         began_s = self._state.began_s if self._state.began_s is not None else self._now_s
-        if most >= last or self._now_s - began_s < hold_s:
+        count, hold_s = lowered(last, history, self._hold_s, began_s, self._now_s)
+        if count >= last:
             return last, f"hold: {last} wanted within {hold_s:.1f} s; now {want.reason}"
-        return most, want.reason
-
-    def _limited(self, count: int) -> tuple[int, str | None]:
-        policy, limit = self._policy, None
-        last = self._state.desired if self._state.desired is not None else self._inputs.present
-        steps = policy.steps
-        recent = [by for at_s, by in self._state.changes if self._now_s - at_s < steps.per_s]
-        if steps.up is not None and count > last:
-            # The first of all is for requests that are held: no step keeps them waiting.
-            room = max(0 if last else 1, steps.up - sum(by for by in recent if by > 0))
-            if count - last > room:
-                count, limit = last + room, f"steps.up: {steps.up} in {steps.per_s:g} s"
-        if steps.down is not None and count < last:
-            room = max(0, steps.down + sum(by for by in recent if by < 0))
-            if last - count > room:
-                count, limit = last - room, f"steps.down: {steps.down} in {steps.per_s:g} s"
-        if self._gains.cap is not None and count > self._gains.cap:
-            count = max(self._gains.cap, policy.min_replicas)
-            limit = f"marginal gain: more than {self._gains.cap} gave no more goodput"
-        bounded, bound = _bounded(count, policy.min_replicas, policy.max_replicas)
-        return bounded, bound or limit
-
-
-def _pinned(pin: int, most: int) -> tuple[int, str]:
-    """A pin goes before all but the maximum."""
-    return (pin, "pinned") if pin <= most else (most, f"max: {most}")
-
-
-def _bounded(count: int, least: int, most: int) -> tuple[int, str | None]:
-    """S1. With none allowed it is told also while none is wanted: nothing can be woken."""
-    if most == 0:
-        return 0, "max: 0"
-    if count < least:
-        return least, f"min: {least}"
-    if count > most:
-        return most, f"max: {most}"
-    return count, None
+        return count, want.reason
