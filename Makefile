@@ -26,36 +26,39 @@ TORCH := torch==2.13.0
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-input -c constraints.txt
 BENCH_PIP := -m pip install -qq --disable-pip-version-check --no-input
 
-# Tests of whole processes, which wait more than they work, and the others.
-PROCESS_TESTS := tests/e2e tests/docker
-UNIT_TESTS := $(filter-out $(PROCESS_TESTS) tests/__pycache__,$(patsubst %/,%,$(wildcard tests/*/)))
+# What starts neither servers nor containers, which wait more than they work.
+UNIT_TESTS := $(filter-out tests/e2e tests/docker tests/__pycache__,$(patsubst %/,%,$(wildcard tests/*/)))
 # What runs compiled in the wheel; the tests in these run that, too.
 COMPILED_TESTS := tests/core tests/server tests/replica tests/sim
 
-.PHONY: serve demo test test-processes test-units test-compiled test-links kills check lint generated wheel bench bench-setup models generate \
-	format clean
+.PHONY: serve demo test test-e2e test-beside test-compiled test-links kills check lint generated wheel bench \
+	bench-setup models generate format clean
 .DELETE_ON_ERROR:
 
 serve: .venv/serve.stamp
 	@echo "when it is ready, try in another terminal:  $(BIN)/tideserve infer identity --random 4"
 	@exec $(BIN)/tideserve serve examples/models $(SERVE_ARGS)
 
-# All tests: those of whole processes, and beside them, at a lower priority, the others, told of at the end.
+# All tests: those of whole processes, and beside them the others, at a lower priority, and then those with
+# containers, of which it is told at the end (5: none were chosen, as no engine is required).
 # With TEST_ARGS what they choose, in one run: make test TEST_ARGS='tests/core -k queue'
 test: .venv/dev.stamp
 ifdef TEST_ARGS
 	$(BIN)/python -m pytest $(TEST_ARGS)
 else
 	@mkdir -p .cache
-	@status=0; $(MAKE) --no-print-directory --keep-going -j2 test-units test-processes || status=$$?; \
-	    cat .cache/unit-tests.log; exit $$status
+	@status=0; $(MAKE) --no-print-directory --keep-going -j2 test-e2e test-beside || status=$$?; \
+	    cat .cache/unit-tests.log .cache/docker-tests.log; exit $$status
 endif
 
-test-processes:
-	$(BIN)/python -m pytest $(PROCESS_TESTS)
+test-e2e:
+	$(BIN)/python -m pytest tests/e2e
 
-test-units:
-	@nice $(BIN)/python -m pytest $(UNIT_TESTS) >.cache/unit-tests.log 2>&1
+test-beside:
+	@status=0; \
+	nice $(BIN)/python -m pytest $(UNIT_TESTS) >.cache/unit-tests.log 2>&1 || status=$$?; \
+	$(BIN)/python -m pytest tests/docker >.cache/docker-tests.log 2>&1 || [ $$? -eq 5 ] || status=1; \
+	exit $$status
 
 test-compiled: .cache/compiled/stamp
 	.cache/compiled/bin/python -m pytest -m 'not interpreted' $(COMPILED_TESTS) $(TEST_ARGS)
