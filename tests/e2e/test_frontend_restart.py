@@ -15,8 +15,8 @@ from tideserve.client import Client
 pytestmark = pytest.mark.e2e
 
 REPLICAS = 2
-# The design's 2 s, and as much for a start on a machine that is busy with other tests.
-START_AND_REJOIN_S = 4.0
+# The design's, from when the frontend listens: what comes before depends on what else runs.
+REJOIN_S = 2.0
 MODELS = ("identity", "text_python")
 
 
@@ -40,11 +40,10 @@ def test_replicas_of_a_killed_frontend_rejoin_the_next_one(
     server.send(signal.SIGKILL)
     server.wait_end()
     server.start()
-    restarted_s = time.monotonic()
     server.wait_ready()
+    ready_s = time.monotonic()
     wait_until(lambda: _pids(server) == before, 10, lambda: f"{before}\n{server.log}")
-    # Of these, the process takes about half to import what it needs and to bind its ports.
-    assert time.monotonic() - restarted_s < START_AND_REJOIN_S
+    assert time.monotonic() - ready_s < REJOIN_S
 
     assert server.token == token
     with Client(server.address) as client:
