@@ -167,7 +167,11 @@ class Runner:
         kinds: list[tuple[Any, tuple[int, ...]]] = []
         for name in requested:
             tensor = self._outputs.get(name)
-            if tensor is None or tensor.datatype == "BYTES" or min(tensor.model_dims, default=0) < 0:
+            if (
+                tensor is None
+                or tensor.datatype == "BYTES"
+                or min(tensor.model_dims, default=0) < 0
+            ):
                 return None
             lead = (rows,) if self._io.batched else ()
             kinds.append((self._output_types[name], lead + tensor.model_dims))

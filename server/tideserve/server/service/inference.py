@@ -274,7 +274,8 @@ class InferenceService:
                 request.inputs, request.client_id, first_row, final_flag=streams
             )
         except InvalidRequestError as error:
-            request.entry.stats.on_failure("shared_memory", now_s - request.arrived_s)
+            cause = FailureCause.SHARED_MEMORY.value
+            request.entry.stats.on_failure(cause, now_s - request.arrived_s)
             self._answer_error(request, error)
             return False
         if streams:
@@ -344,3 +345,5 @@ def _failure(entry: ModelEntry, cause: FailureCause, detail: str) -> TideserveEr
             )
         case FailureCause.UNAVAILABLE:
             return UnavailableError(f"{model} cannot be served: {detail}")
+        case FailureCause.SHARED_MEMORY:
+            return InvalidRequestError(f"{model}: {detail}")
