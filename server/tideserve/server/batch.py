@@ -250,7 +250,14 @@ class BatchOutputs:
     def encode(
         self, plan: InferPlan, request_id: str, first_row: int, *, final_flag: bool
     ) -> bytes:
-        """One caller's ModelInferResponse: its rows, of the outputs it asked for.
+        """As `pieces`, joined."""
+        return b"".join(self.pieces(plan, request_id, first_row, final_flag=final_flag))
+
+    def pieces(
+        self, plan: InferPlan, request_id: str, first_row: int, *, final_flag: bool
+    ) -> list[Buffer]:
+        """One caller's ModelInferResponse: its rows, of the outputs it asked for. They stay where
+        they are.
 
         `final_flag` adds Triton's `triton_final_response`, which stream clients look for.
         """
@@ -271,7 +278,7 @@ class BatchOutputs:
                 pieces += (before, data)
             else:
                 pieces += (_RAW_TAG + varint(len(data)), data)
-        return b"".join(pieces)
+        return pieces
 
     def encode_shared(
         self, inputs: InferInputs, request_id: str, first_row: int, *, final_flag: bool
