@@ -37,6 +37,7 @@ def _wrap_all(watch: Stopwatch) -> None:
     from tideserve.server.core import scheduler
     from tideserve.server.front.grpcio import GrpcioFront
     from tideserve.server.front.native.front import NativeFront
+    from tideserve.server.front.native.link import Link
     from tideserve.server.service import inference, leases, replicas
 
     for owner, name, stage in (
@@ -55,10 +56,12 @@ def _wrap_all(watch: Stopwatch) -> None:
     ):
         _wrap(watch, owner, name, _always(stage))
     _wrap(watch, NativeFront, "_flush", _always(Stage.SEND))
+    _wrap(watch, Link, "send", _always(Stage.SEND))  # large answers go before the flush
     for front in (NativeFront, GrpcioFront):
         _wrap(watch, front, "recv", lambda _: Stage.RECEIVE)
         # An answer to a replica is the link's.
         _wrap(watch, front, "respond", lambda now: now if now is Stage.LINK else Stage.RESPOND)
+        _wrap(watch, front, "respond_parts", _always(Stage.RESPOND))
 
 
 def _always(stage: Stage) -> Callable[[Stage | None], Stage]:

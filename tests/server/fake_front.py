@@ -2,7 +2,7 @@
 
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -65,6 +65,9 @@ class FakeFront:
 
     def respond(self, call_id: int, payload: bytes) -> bool:
         return self._finish(call_id, lambda: self.answers.__setitem__(call_id, payload))
+
+    def respond_parts(self, call_id: int, parts: Sequence[bytes | memoryview]) -> bool:
+        return self.respond(call_id, b"".join(parts))
 
     def fail(self, call_id: int, status: Status) -> bool:
         return self._finish(call_id, lambda: self.failures.__setitem__(call_id, status))

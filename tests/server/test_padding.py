@@ -68,7 +68,7 @@ def test_r4_each_caller_gets_its_own_rows_as_long_as_they_were(
     assert {caller.plan.row_cost for caller in callers} == {4}
     rows = sum(rows for rows, _ in sizes)
     lease = ExchangeResponse.FromString(
-        encode_lease(1, [], Lease(lease_id=1, rows=rows), callers, spec)
+        encode_lease(1, [], Lease(lease_id=1, rows=rows), callers, spec).message
     ).lease
     ids, mask = map(array_of, lease.inputs)
     assert ids.shape == mask.shape == ((rows, 4, 3) if dim == 0 else (rows, 3, 4))

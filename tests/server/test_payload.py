@@ -539,7 +539,7 @@ def test_callers_of_one_batch_get_their_own_bytes_elements_whatever_their_length
         for count, raw in zip(rows, contents, strict=True)
     ]
     lease = ExchangeResponse.FromString(
-        encode_lease(1, [], Lease(lease_id=1, rows=4), callers, spec)
+        encode_lease(1, [], Lease(lease_id=1, rows=4), callers, spec).message
     ).lease
     outputs = identity(lease, spec)
 
@@ -562,7 +562,7 @@ def test_each_caller_gets_its_own_rows_bit_for_bit(
     rows = sum(caller.plan.rows for caller in callers)
 
     answer = ExchangeResponse.FromString(
-        encode_lease(7, [3, 4], Lease(lease_id=9, rows=rows), callers, spec)
+        encode_lease(7, [3, 4], Lease(lease_id=9, rows=rows), callers, spec).message
     )
     assert (answer.sequence, list(answer.dropped_lease_ids)) == (7, [3, 4])
     assert (answer.lease.lease_id, answer.lease.rows) == (9, rows)

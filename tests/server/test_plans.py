@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from tests.server.samples import add_input, make_config, make_found, make_request, serve
 from tideserve.server.errors import InvalidRequestError, NotFoundError, TideserveError
 from tideserve.server.models import ModelEntry, ModelTable
-from tideserve.server.payload import read_inputs
+from tideserve.server.payload import Content, read_inputs
 from tideserve.server.plans import MAX_HEAD_BYTES, MAX_PLANS, PlanCache, take_apart
 from tideserve.server.service.messages import parse
-from tideserve.server.shared_regions import SharedRegions
+from tideserve.server.shared_regions import RegionSlice, SharedRegions
 from tideserve.server.wire import header, varint
 from tideserve.v1.inference_pb2 import ModelInferRequest
 from tideserve.v1.model_config_pb2 import DataType
@@ -35,7 +35,12 @@ def by_plan(cache: PlanCache, payload: bytes) -> Reading:
         entry, inputs, request_id = cache.read(payload)
     except TideserveError as error:
         return type(error), str(error)
-    return entry.key, inputs.plan, tuple(bytes(it) for it in inputs.data), request_id
+    return entry.key, inputs.plan, tuple(map(_bytes, inputs.data)), request_id
+
+
+def _bytes(content: Content) -> bytes:
+    assert not isinstance(content, RegionSlice)
+    return bytes(content)
 
 
 def by_protobuf(

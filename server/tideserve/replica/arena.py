@@ -56,6 +56,10 @@ class Arena:
             )
         return self._view[offset : offset + size_bytes].toreadonly()
 
+    def room(self, offset: int, size_bytes: int) -> memoryview:
+        """Of what `take` gave, to be written."""
+        return self._view[offset : offset + size_bytes]
+
     def take(self, size_bytes: int) -> int | None:
         """The offset of room for an outcome's tensors. None: there is none."""
         with self._lock:
@@ -80,28 +84,61 @@ class Outbox:
 
     def __init__(self, arena: Arena) -> None:
         self._arena = arena
+        self._reserved: list[memoryview] = []
         self.extent: int | None = None
 
+    def reserve(self, sizes: Sequence[int]) -> list[memoryview] | None:
+        """Room for tensors of these bytes, for a model to write them there; None as in `put`."""
+        offsets = self._take(sizes)
+        if offsets is None:
+            return None
+        arena = self._arena
+        self._reserved = [
+            arena.room(at, size_bytes) for at, size_bytes in zip(offsets, sizes, strict=True)
+        ]
+        return self._reserved
+
     def put(self, tensors: Sequence[Data]) -> list[int] | None:
-        """The offset of each, copied; None where they are too small for it or there is no
-        room."""
+        """The offset of each, copied unless it is what lies where `reserve` said; None where they
+        are too small for it or there is no room."""
         sizes = [size_of(data) for data in tensors]
+        if self.extent is not None:
+            if len(tensors) == len(self._reserved) and all(map(_is_at, tensors, self._reserved)):
+                return _offsets(self.extent, sizes)
+            self._arena.free(self.extent)
+            self.extent = None
+        offsets = self._take(sizes)
+        if offsets is not None:
+            for at, data in zip(offsets, tensors, strict=True):
+                self._arena.write(at, data)
+        return offsets
+
+    def _take(self, sizes: Sequence[int]) -> list[int] | None:
         if sum(sizes) < MIN_BYTES:
             return None
         at = self.extent = self._arena.take(sum(map(aligned, sizes)))
-        if at is None:
-            return None
-        offsets = []
-        for data, size_bytes in zip(tensors, sizes, strict=True):
-            offsets.append(at)
-            self._arena.write(at, data)
-            at += aligned(size_bytes)
-        return offsets
+        return None if at is None else _offsets(at, sizes)
 
 
 def size_of(data: Data) -> int:
     """Bytes."""
     return len(data) if isinstance(data, bytes) else data.nbytes
+
+
+def _offsets(at: int, sizes: Sequence[int]) -> list[int]:
+    """Of tensors, the first of which lies at `at`."""
+    offsets = []
+    for size_bytes in sizes:
+        offsets.append(at)
+        at += aligned(size_bytes)
+    return offsets
+
+
+def _is_at(data: Data, room: memoryview) -> bool:
+    """Whether the tensor is what lies there, and all of it."""
+    if isinstance(data, bytes) or data.nbytes != len(room):
+        return False
+    return bool(data.ctypes.data == np.frombuffer(room, np.uint8).ctypes.data)
 
 
 def open_arena(message: replica_pb2.Arena, file: int | None = None) -> Arena | None:

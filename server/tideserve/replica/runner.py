@@ -1,6 +1,7 @@
 """From a lease to its outcome: bytes to arrays, the model, arrays to bytes."""
 
 import logging
+import math
 from collections.abc import Sequence
 from time import perf_counter
 from typing import Any, Final, Protocol
@@ -8,7 +9,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 
 from tideserve.replica import datatypes, tensors
-from tideserve.replica.backends import Array, Arrays, Backend
+from tideserve.replica.backends import Array, Arrays, Backend, PlacingBackend
 from tideserve.replica.errors import (
     BadOutputError,
     BatchError,
@@ -39,6 +40,8 @@ FRAME_BYTES: Final = 4096
 class OutputMemory(Protocol):
     """`Outbox`, to a runner."""
 
+    def reserve(self, sizes: Sequence[int]) -> list[memoryview] | None: ...
+
     def put(self, tensors: Sequence[bytes | Array]) -> list[int] | None: ...
 
 
@@ -54,6 +57,9 @@ class Runner:
             tensor.name: datatypes.numpy_type(tensor.datatype) for tensor in io.outputs
         }
         self._all = tuple(self._outputs)
+        # None where outputs come in memory of the model's own: of this backend, or since one of
+        # them was not as the configuration says.
+        self._placing = backend if isinstance(backend, PlacingBackend) else None
         self._lost: DeviceLostError | None = None
 
     @property
@@ -112,7 +118,17 @@ class Runner:
         except (WireError, LoadError) as error:
             raise ModelRaisedError(f"a lease's tensor is broken: {error}") from error
         times.append(perf_counter())
-        results = self._call(arrays, lease.requested_outputs or self._all)
+        names = lease.requested_outputs or self._all
+        results = None
+        has_declined = False
+        outputs_room = None if outbox is None else self._reserve(names, lease.rows, outbox)
+        if outputs_room is not None:
+            results = self._call_into(arrays, outputs_room)
+            has_declined = results is None
+        if results is None:
+            results = self._call(arrays, names)
+        if has_declined:
+            self._placing = None  # it can, but not there
         times.append(perf_counter())
         checked = self._checked(results, lease.rows, lease.requested_outputs)
         outputs = [self._encode(name, array) for name, array in checked.items()]
@@ -140,6 +156,39 @@ class Runner:
             if isinstance(failure, DeviceLostError):
                 self._lost = failure
             raise failure from error
+
+    def _reserve(
+        self, requested: tuple[str, ...], rows: int, outbox: OutputMemory
+    ) -> Arrays | None:
+        """Where the model is to write its outputs: a copy less. None: sizes are not known before,
+        or there is no such room."""
+        if self._placing is None:
+            return None
+        kinds: list[tuple[Any, tuple[int, ...]]] = []
+        for name in requested:
+            tensor = self._outputs.get(name)
+            if (
+                tensor is None
+                or tensor.datatype == "BYTES"
+                or min(tensor.model_dims, default=0) < 0
+            ):
+                return None
+            lead = (rows,) if self._io.batched else ()
+            kinds.append((self._output_types[name], lead + tensor.model_dims))
+        memory = outbox.reserve([kind.itemsize * math.prod(shape) for kind, shape in kinds])
+        if memory is None:
+            return None
+        return {
+            name: np.frombuffer(room, kind).reshape(shape)
+            for name, room, (kind, shape) in zip(requested, memory, kinds, strict=True)
+        }
+
+    def _call_into(self, arrays: Arrays, outputs: Arrays) -> Arrays | None:
+        """None: the model is to be called the ordinary way, which has the words for whatever is
+        wrong."""
+        assert self._placing is not None
+        inputs = {name: self._to_model(name, array) for name, array in arrays.items()}
+        return outputs if self._placing.infer_into(inputs, outputs) else None
 
     def _to_model(self, name: str, array: Array) -> Array:
         tensor = self._inputs.get(name)

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
-from tideserve.server.wire import Buffer
+from tideserve.server.wire import Absent, Buffer
 from tideserve.v1 import replica_pb2
 from tideserve.v1.arena import Extents, aligned
 
@@ -105,7 +105,9 @@ class Arena:
             self._remove(self._needed_end, self._leases_end)
             self._leases_end, self._needed_end = self._needed_end, self._leases.end
 
-    def place(self, lease_id: int, tensors: Sequence[Sequence[Buffer]]) -> list[int] | None:
+    def place(
+        self, lease_id: int, tensors: Sequence[Sequence[Buffer | Absent]]
+    ) -> list[int] | None:
         """Writes a lease's tensors, each the join of its pieces; their offsets, or None where
         there is no room. One that is placed already (its answer was lost) stays as it is: the
         replica may be reading it."""
@@ -153,11 +155,14 @@ class Arena:
             with suppress(OSError):
                 self._memory.madvise(mmap.MADV_REMOVE, begin, end - begin)
 
-    def _write(self, at: int, pieces: Sequence[Buffer]) -> None:
+    def _write(self, at: int, pieces: Sequence[Buffer | Absent]) -> None:
         view = self._view
         for piece in pieces:
             end = at + len(piece)
-            view[at:end] = piece
+            if isinstance(piece, (bytes, memoryview)):
+                view[at:end] = piece
+            else:
+                piece.write_to(view[at:end])
             at = end
 
 

@@ -14,7 +14,7 @@ from tideserve.server.model_spec import DATATYPE_BYTES, ModelSpec
 from tideserve.server.payload import InferInputs, InferPlan, names_of
 from tideserve.server.placement import write_place
 from tideserve.server.shared_regions import RegionSlice, SpareRoom
-from tideserve.server.wire import Buffer, embedded, header, varint
+from tideserve.server.wire import Absent, Buffer, embedded, header, varint
 from tideserve.v1.arena import MIN_BYTES
 from tideserve.v1.inference_pb2 import ModelInferResponse
 from tideserve.v1.replica_pb2 import ExchangeResponse, Lease, Tensor
@@ -26,7 +26,43 @@ Reader = Callable[[int, int], memoryview]
 class LeaseMemory(Protocol):
     """`Arena`, to a batch on its way out."""
 
-    def place(self, lease_id: int, tensors: Sequence[Sequence[Buffer]]) -> list[int] | None: ...
+    def place(
+        self, lease_id: int, tensors: Sequence[Sequence[Buffer | Absent]]
+    ) -> list[int] | None: ...
+
+
+class EncodedLease(NamedTuple):
+    """The ExchangeResponse that carries a batch. `unreadable`: by its place in the batch, why a
+    request cannot be read from its region any more; zeros stand for it."""
+
+    message: bytes
+    unreadable: dict[int, str]
+
+
+class _InRegion:
+    """A request's tensor that lies in a region until its batch leaves: `Absent`."""
+
+    def __init__(self, found: RegionSlice, at: int, unreadable: dict[int, str]) -> None:
+        self._found = found
+        self._at = at
+        self._unreadable = unreadable
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def write_to(self, target: memoryview) -> None:
+        try:
+            self._found.read_into(target)
+        except InvalidRequestError as error:
+            self._unreadable[self._at] = str(error)
+            target[:] = bytes(len(target))
+
+    def to_bytes(self) -> bytes:
+        try:
+            return self._found.read()
+        except InvalidRequestError as error:
+            self._unreadable[self._at] = str(error)
+            return bytes(len(self._found))
 
 
 def encode_lease(
@@ -36,48 +72,66 @@ def encode_lease(
     requests: Sequence[InferInputs],
     spec: ModelSpec,
     arena: LeaseMemory | None = None,
-) -> bytes:
-    """The ExchangeResponse that carries a batch: `lease` without inputs, and the callers'
-    tensors joined in order, in `arena` where that has room and the batch is worth it."""
+) -> EncodedLease:
+    """`lease` without inputs, and the callers' tensors joined in order, in `arena` where that has
+    room and the batch is worth it."""
     pieces: list[Buffer] = [lease.SerializeToString()]
     plans = requests[0].plan.tensors
     shapes = [
         (lease.rows, *plan.padded_shape[1:]) if spec.max_batch_size else plan.shape
         for plan in plans
     ]
-    joined = [_joined(requests, at, shape, spec) for at, shape in enumerate(shapes)]
+    unreadable: dict[int, str] = {}
+    joined = [_joined(requests, at, shape, spec, unreadable) for at, shape in enumerate(shapes)]
     offsets = None
     if arena is not None and sum(request.payload_bytes for request in requests) >= MIN_BYTES:
         offsets = arena.place(lease.lease_id, joined)
     for at, (plan, shape, data) in enumerate(zip(plans, shapes, joined, strict=True)):
         head = Tensor(name=plan.name, datatype=plan.datatype, shape=shape)
         if offsets is None:
+            here = [
+                piece if isinstance(piece, (bytes, memoryview)) else piece.to_bytes()
+                for piece in data
+            ]
             body: list[Buffer] = [
                 head.SerializeToString(),
-                *embedded(Tensor.DATA_FIELD_NUMBER, data),
+                *embedded(Tensor.DATA_FIELD_NUMBER, here),
             ]
         else:
             head.arena_offset, head.arena_bytes = offsets[at], sum(map(len, data))
             body = [head.SerializeToString()]
         pieces += embedded(Lease.INPUTS_FIELD_NUMBER, body)
     answer = ExchangeResponse(sequence=sequence, dropped_lease_ids=dropped_lease_ids)
-    return b"".join(
+    message = b"".join(
         [answer.SerializeToString(), *embedded(ExchangeResponse.LEASE_FIELD_NUMBER, pieces)]
     )
+    return EncodedLease(message, unreadable)
 
 
 def _joined(
-    requests: Sequence[InferInputs], at: int, shape: tuple[int, ...], spec: ModelSpec
-) -> list[Buffer]:
+    requests: Sequence[InferInputs],
+    at: int,
+    shape: tuple[int, ...],
+    spec: ModelSpec,
+    unreadable: dict[int, str],
+) -> list[Buffer | Absent]:
     """An input of the batch: the callers' bytes as they are, unless one of them is padded."""
-    data = [request.data[at] for request in requests]
-    if spec.padding is None:
-        return data
     plans = [request.plan.tensors[at] for request in requests]
-    if all(plan.shape == plan.padded_shape for plan in plans):
-        return data
-    given = [(plan.shape, own) for plan, own in zip(plans, data, strict=True)]
-    return [spec.padding.join(plans[0].name, shape, given)]
+    if spec.padding is not None and any(plan.shape != plan.padded_shape for plan in plans):
+        given: list[tuple[tuple[int, ...], Buffer]] = []
+        for plan, request in zip(plans, requests, strict=True):
+            own = request.data[at]
+            assert not isinstance(own, RegionSlice), "what may be padded is read as it comes"
+            given.append((plan.shape, own))
+        return [spec.padding.join(plans[0].name, shape, given)]
+    data: list[Buffer | Absent] = []
+    for number, request in enumerate(requests):
+        own = request.data[at]
+        if isinstance(own, RegionSlice):
+            data.append(_InRegion(own, number, unreadable))
+        else:
+            data.append(own)
+    return data
 
 
 class OutputTensor:
@@ -196,7 +250,14 @@ class BatchOutputs:
     def encode(
         self, plan: InferPlan, request_id: str, first_row: int, *, final_flag: bool
     ) -> bytes:
-        """One caller's ModelInferResponse: its rows, of the outputs it asked for.
+        """As `pieces`, joined."""
+        return b"".join(self.pieces(plan, request_id, first_row, final_flag=final_flag))
+
+    def pieces(
+        self, plan: InferPlan, request_id: str, first_row: int, *, final_flag: bool
+    ) -> list[Buffer]:
+        """One caller's ModelInferResponse: its rows, of the outputs it asked for. They stay where
+        they are.
 
         `final_flag` adds Triton's `triton_final_response`, which stream clients look for.
         """
@@ -217,7 +278,7 @@ class BatchOutputs:
                 pieces += (before, data)
             else:
                 pieces += (_RAW_TAG + varint(len(data)), data)
-        return b"".join(pieces)
+        return pieces
 
     def encode_shared(
         self, inputs: InferInputs, request_id: str, first_row: int, *, final_flag: bool

@@ -21,7 +21,11 @@ from tideserve.server.parameters import whole_number
 from tideserve.server.placement import OUTPUTS, Place, Places, given_bytes, read_place
 from tideserve.server.shared_regions import RegionSlice, SharedRegions
 from tideserve.server.wire import Buffer
+from tideserve.v1.arena import MIN_BYTES
 from tideserve.v1.inference_pb2 import ModelInferRequest
+
+# A tensor's bytes, or where they are to be read.
+Content = Buffer | RegionSlice
 
 
 class TensorPlan(NamedTuple):
@@ -59,12 +63,13 @@ class InferPlan:
 
 
 class InferInputs(NamedTuple):
-    """A validated request: its plan, and row-major little-endian bytes for each tensor.
+    """A validated request: its plan, and row-major little-endian bytes for each tensor. Large ones
+    in shared memory are read when their batch leaves.
     `payload_bytes`: in a batch, with padding. `targets`: where the plan's outputs go, None for one
     that goes into the answer; () if all do. `spare`: where those without a place may go."""
 
     plan: InferPlan
-    data: tuple[Buffer, ...]
+    data: tuple[Content, ...]
     payload_bytes: int
     targets: tuple[RegionSlice | None, ...] = ()
     spare: RegionSlice | None = None
@@ -114,16 +119,17 @@ def read_inputs(
     )
 
 
-def fill(plan: InferPlan, raw: Sequence[Buffer]) -> InferInputs | None:
+def fill(plan: InferPlan, raw: Sequence[Content]) -> InferInputs | None:
     """A request of a known plan with these raw contents; None if they do not fit it."""
     if len(raw) != len(plan.tensors):
         return None
-    data = []
+    data: list[Content] = []
     payload_bytes = plan.padding_bytes
     for tensor, at in zip(plan.tensors, plan.raw_order, strict=True):
         content = raw[at]
         size = len(content)
         if tensor.data_bytes is None:
+            assert not isinstance(content, RegionSlice), "it is read to count its elements"
             elements = prod(tensor.shape)
             if count_bytes_elements(content, elements) != elements:
                 return None
@@ -137,21 +143,36 @@ def fill(plan: InferPlan, raw: Sequence[Buffer]) -> InferInputs | None:
 def fill_shared(
     plan: InferPlan, raw: Sequence[Buffer], regions: SharedRegions
 ) -> InferInputs | None:
-    """As `fill`, for a plan with places: reads anew what lies in shared memory. Raises
+    """As `fill`, for a plan with places: looks anew at what lies in shared memory. Raises
     `InvalidRequestError` where that cannot be read."""
     assert plan.places is not None
     places = plan.places.inputs
     if len(raw) != plan.places.in_message():
         return None
     rest = iter(raw)
+    fixed = [False] * len(places)
+    for tensor, at in zip(plan.tensors, plan.raw_order, strict=True):
+        fixed[at] = tensor.data_bytes is not None
     contents = [
-        next(rest) if place is None else regions.slice(place, "an input").read() for place in places
+        next(rest)
+        if place is None
+        else _content(regions.slice(place, "an input"), is_late=is_fixed and plan.length is None)
+        for place, is_fixed in zip(places, fixed, strict=True)
     ]
     inputs = fill(plan, contents)
     if inputs is None:
         return None
     targets, spare = _targets(plan, regions)
     return inputs._replace(targets=targets, spare=spare)
+
+
+def _content(found: RegionSlice, *, is_late: bool) -> Content:
+    """What lies there, now or (`is_late`: only its size is to be checked) when its batch leaves.
+    Raises `InvalidRequestError`."""
+    if not is_late or len(found) < MIN_BYTES:
+        return found.read()
+    found.check()
+    return found
 
 
 def _targets(
@@ -197,7 +218,7 @@ def _read_tensors(
     spec: ModelSpec,
     places: Places | None,
     regions: SharedRegions | None,
-) -> list[tuple[TensorPlan, int, bytes]]:
+) -> list[tuple[TensorPlan, int, Content]]:
     """Each given input with its place in the request and its data, in the model's order."""
     raw = message.raw_input_contents
     inputs = message.inputs
@@ -210,7 +231,7 @@ def _read_tensors(
         )
     rest = iter(raw)
     known = {tensor.name: tensor for tensor in spec.inputs}
-    found: dict[str, tuple[TensorPlan, int, bytes]] = {}
+    found: dict[str, tuple[TensorPlan, int, Content]] = {}
     for at, tensor in enumerate(inputs):
         expected = known.get(tensor.name)
         if expected is None:
@@ -221,6 +242,7 @@ def _read_tensors(
         if tensor.name in found:
             raise InvalidRequestError(f"model '{spec.name}': input '{tensor.name}' is given twice")
         place = None if places is None else places.inputs[at]
+        data: Content
         if place is None:
             data = _read_data(tensor, next(rest) if raw else None, expected, spec)
         else:
@@ -266,9 +288,8 @@ def _read_shared(
     expected: TensorSpec,
     spec: ModelSpec,
     regions: SharedRegions,
-) -> bytes:
-    """The checked contents of one input that lies in a region: a copy, for batches are formed
-    later."""
+) -> Content:
+    """The checked contents of one input that lies in a region."""
     where = f"model '{spec.name}', input '{expected.name}'"
     shape = _read_kind(tensor, expected, spec)
     if tensor.HasField("contents"):
@@ -278,8 +299,12 @@ def _read_shared(
     element_bytes = DATATYPE_BYTES[expected.datatype]
     if element_bytes:
         check_bytes(expected, shape, place.byte_size, spec)
-    data = regions.slice(place, where).read()
-    check_size(expected, shape, data, spec)
+    padding = spec.padding
+    is_padded = padding is not None and expected.name in padding.elements
+    is_late = bool(element_bytes) and not is_padded
+    data = _content(regions.slice(place, where), is_late=is_late)
+    if isinstance(data, bytes):
+        check_size(expected, shape, data, spec)
     return data
 
 

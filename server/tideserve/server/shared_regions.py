@@ -70,20 +70,42 @@ class RegionSlice:
     region: SharedRegion
     place: Place
 
+    def __len__(self) -> int:
+        """Bytes."""
+        return self.place.byte_size
+
+    @property
+    def _begin(self) -> int:
+        return self.region.offset + self.place.offset
+
+    def check(self) -> None:
+        """Raises `InvalidRequestError` where the segment has become too short."""
+        end = self._begin + self.place.byte_size
+        if os.fstat(self.region.file).st_size < end:
+            raise _truncated(self.region, end)
+
     def read(self) -> bytes:
         """A copy. Raises `InvalidRequestError` where the segment has become too short."""
-        at = self.region.offset + self.place.offset
         try:
-            data = os.pread(self.region.file, self.place.byte_size, at)
+            data = os.pread(self.region.file, self.place.byte_size, self._begin)
         except OSError as error:
             raise _unusable(self.region, "read", error) from error
         if len(data) != self.place.byte_size:
-            raise _truncated(self.region, at + self.place.byte_size)
+            raise _truncated(self.region, self._begin + self.place.byte_size)
         return data
+
+    def read_into(self, target: memoryview) -> None:
+        """A copy, in as much room. Raises as `read`."""
+        try:
+            size_bytes = os.preadv(self.region.file, (target,), self._begin)
+        except OSError as error:
+            raise _unusable(self.region, "read", error) from error
+        if size_bytes != self.place.byte_size:
+            raise _truncated(self.region, self._begin + self.place.byte_size)
 
     def write(self, data: Buffer) -> None:
         """Raises `InvalidRequestError` where the segment has become too short, or memory is out."""
-        at = self.region.offset + self.place.offset
+        at = self._begin
         try:
             # A write beyond the end would make it longer again.
             if os.fstat(self.region.file).st_size < at + len(data):

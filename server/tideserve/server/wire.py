@@ -6,8 +6,22 @@ requests into the answer by one join.
 """
 
 from collections.abc import Sequence
+from typing import Protocol
 
 Buffer = bytes | memoryview
+
+
+class Absent(Protocol):
+    """Bytes that lie elsewhere, and are fetched where they are wanted. Never raises: who fetches
+    has no word for what is wrong with them."""
+
+    def __len__(self) -> int: ...
+
+    def write_to(self, target: memoryview) -> None:
+        """All of them, into as much room."""
+
+    def to_bytes(self) -> bytes:
+        """All of them."""
 
 
 def varint(value: int) -> bytes:

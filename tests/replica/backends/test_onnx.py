@@ -231,3 +231,39 @@ def test_a_configuration_that_contradicts_the_file_is_refused(
     backend = open_model(files(write_identity(tmp_path / "model.onnx")))
     with pytest.raises(LoadError, match=sentence):
         backend.complete(contradicting(change))
+
+
+@pytest.mark.parametrize("kind", TYPES, ids=type_name)
+def test_every_type_is_written_where_it_is_wanted(kind: int, tmp_path: Path) -> None:
+    backend = open_model(files(write_identity(tmp_path / "model.onnx", kind)))
+    given = TYPES[kind]
+    wanted = np.zeros_like(given)
+    placed = backend.infer_into({"IN": given}, {"OUT": wanted})
+    # numpy has no BF16: its bits come as the runtime gives them.
+    assert placed == (kind != TensorProto.BFLOAT16)
+    assert not placed or wanted.tobytes() == given.tobytes()
+
+
+def test_outputs_of_another_size_are_not_written_beyond_their_place(tmp_path: Path) -> None:
+    twice = helper.make_node("Concat", ["IN", "IN"], ["OUT"], axis=1)
+    shape = ("batch", "columns")
+    path = write_onnx(
+        tmp_path / "model.onnx",
+        [twice],
+        [("IN", TensorProto.FLOAT, shape)],
+        [("OUT", TensorProto.FLOAT, ("batch", "twice"))],
+    )
+    backend = open_model(files(path))
+    memory = np.zeros((3, 4), np.float32)
+    assert backend.infer_into({"IN": ones(1, 2)}, {"OUT": memory[1:2]})
+    assert memory.sum() == 4
+    for columns in (1, 3):
+        memory[...] = 0
+        assert not backend.infer_into({"IN": ones(1, columns)}, {"OUT": memory[1:2]})
+        assert not memory[[0, 2]].any()
+
+
+def test_strings_are_not_written_where_they_are_wanted(tmp_path: Path) -> None:
+    backend = open_model(files(write_identity(tmp_path / "model.onnx", TensorProto.STRING)))
+    texts = np.array([[b"a", b"b"]], dtype=object)
+    assert not backend.infer_into({"IN": texts}, {"OUT": np.empty_like(texts)})

@@ -214,6 +214,34 @@ def test_recv_gives_at_most_max_events_and_keeps_the_rest(
         result(front, future)
 
 
+@pytest.mark.parametrize("size", [0, 1_000, 100_000, 3_000_000, 10_000_000])
+def test_an_answer_in_parts_is_what_they_held(front: OwnedFront, client: Client, size: int) -> None:
+    """Their memory is used again at once, however much of the answer is on its way."""
+    future = client.unary.future(b"", timeout=WAIT_S)
+    memory = bytearray(bytes(range(250)) * (size // 250))
+    expected = b"begins" + bytes(memory)
+    call = take_call(front)
+    assert front.respond_parts(call.call_id, [b"begins", memoryview(memory)])
+    memory[:] = bytes(len(memory))
+    assert front.respond_parts(call.call_id, [b"again"]) is False
+    assert result(front, future) == expected
+    echo(front, client)
+
+
+def test_an_answer_in_parts_to_a_client_that_is_gone_fails_nobody_else(
+    front: OwnedFront, client: Client
+) -> None:
+    gone = Client(front.port)
+    future = gone.unary.future(b"", timeout=WAIT_S)
+    call = take_call(front)
+    gone.channel.close()
+    assert future.done()
+    front.respond_parts(call.call_id, [memoryview(bytearray(1_000_000))])
+    while front.recv(10, 0.1) or front.open_calls:
+        pass
+    echo(front, client)
+
+
 def test_a_message_of_50_mb_travels_both_ways(front: OwnedFront, client: Client) -> None:
     echo(front, client, bytes(range(256)) * 200_000)
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, runtime_checkable
 
 import numpy.typing as npt
 
@@ -44,6 +44,16 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Frees the model."""
+
+
+@runtime_checkable
+class PlacingBackend(Backend, Protocol):
+    """One that can have its runtime write outputs where they are wanted."""
+
+    def infer_into(self, inputs: Arrays, outputs: Arrays) -> bool:
+        """As `infer`, of the outputs named, into those arrays. False: not these, or they do not
+        fit, or the model failed: they hold anything then, and `infer` has the say. Never raises
+        for what the model does."""
 
 
 @dataclass(frozen=True, slots=True)

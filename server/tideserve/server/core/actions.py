@@ -18,6 +18,7 @@ class FailureCause(Enum):
     KILLS_REPLICAS = "kills_replicas"
     NOT_RETRYABLE = "not_retryable"
     UNAVAILABLE = "unavailable"
+    SHARED_MEMORY = "shared_memory"
 
 
 class Dispatch(NamedTuple):

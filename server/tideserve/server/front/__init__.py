@@ -8,6 +8,7 @@ Answers leave at the latest within the next `recv`.
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
@@ -92,6 +93,9 @@ class Front(Protocol):
 
     def respond(self, call_id: int, payload: bytes) -> bool:
         """Answers a unary call. False: the call is already gone."""
+
+    def respond_parts(self, call_id: int, parts: Sequence[bytes | memoryview]) -> bool:
+        """As `respond`, with a message in parts. They are read before this returns."""
 
     def fail(self, call_id: int, status: Status) -> bool:
         """Ends any call with a status. False: the call is already gone."""

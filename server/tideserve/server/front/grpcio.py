@@ -151,6 +151,10 @@ class GrpcioFront:
         assert not isinstance(call, _Stream), "a streaming call is answered by send and end"
         return self._finish(call_id, payload)
 
+    def respond_parts(self, call_id: int, parts: Sequence[bytes | memoryview]) -> bool:
+        """As `respond`, with a message in parts."""
+        return self.respond(call_id, b"".join(parts))
+
     def fail(self, call_id: int, status: Status) -> bool:
         """Ends any call with a status. False: the call is already gone."""
         return self._finish(call_id, status)

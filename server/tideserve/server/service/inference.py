@@ -133,7 +133,8 @@ class InferenceService:
         assert isinstance(outputs, BatchOutputs)
         if not action.answers:
             return
-        respond, unary = self._front.respond, self._unary
+        front, unary = self._front, self._unary
+        are_small = outputs.size_bytes <= SMALL_ANSWER_BYTES
         arrivals_s = []
         small: list[tuple[int, bytes]] = []
         for request, first_row in action.answers:
@@ -147,17 +148,17 @@ class InferenceService:
             plan = inputs.plan
             slot = request.answer
             if slot is None:
-                payload = outputs.encode(plan, request.client_id, first_row, final_flag=False)
+                pieces = outputs.pieces(plan, request.client_id, first_row, final_flag=False)
                 unary.pop(request.call_id, None)
-                if len(payload) <= SMALL_ANSWER_BYTES:
-                    small.append((request.call_id, payload))
+                if are_small or sum(map(len, pieces)) <= SMALL_ANSWER_BYTES:
+                    small.append((request.call_id, b"".join(pieces)))
                 else:
-                    respond(request.call_id, payload)
+                    front.respond_parts(request.call_id, pieces)
             else:
                 payload = outputs.encode(plan, request.client_id, first_row, final_flag=True)
                 self._answer_slot(request, b"".join(embedded(_INFER_RESPONSE, [payload])))
         for call_id, payload in small:
-            respond(call_id, payload)
+            front.respond(call_id, payload)
         first, _ = action.answers[0]
         assert isinstance(first, PendingRequest)
         first.entry.stats.on_answers(now_s, action.lease.given_s, arrivals_s)
@@ -274,7 +275,8 @@ class InferenceService:
                 request.inputs, request.client_id, first_row, final_flag=streams
             )
         except InvalidRequestError as error:
-            request.entry.stats.on_failure("shared_memory", now_s - request.arrived_s)
+            cause = FailureCause.SHARED_MEMORY.value
+            request.entry.stats.on_failure(cause, now_s - request.arrived_s)
             self._answer_error(request, error)
             return False
         if streams:
@@ -344,3 +346,5 @@ def _failure(entry: ModelEntry, cause: FailureCause, detail: str) -> TideserveEr
             )
         case FailureCause.UNAVAILABLE:
             return UnavailableError(f"{model} cannot be served: {detail}")
+        case FailureCause.SHARED_MEMORY:
+            return InvalidRequestError(f"{model}: {detail}")

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from tideserve.server.arena import Arena
-from tideserve.server.batch import BatchOutputs, encode_lease
+from tideserve.server.batch import BatchOutputs, EncodedLease, encode_lease
 from tideserve.server.core.actions import Dispatch, FailureCause
 from tideserve.server.core.leases import Lease as CoreLease
 from tideserve.server.core.leases import max_batch_time_s
@@ -28,7 +28,7 @@ _HALVED: Final = (FailureCause.OUT_OF_MEMORY, FailureCause.OUTPUT_TOO_LARGE)
 
 def encode_dispatch(
     action: Dispatch, model: Model, entry: ModelEntry, now_s: float, arena: Arena | None
-) -> bytes:
+) -> EncodedLease:
     """The answer of the Exchange that takes a lease."""
     lease = action.lease
     assert entry.spec is not None

@@ -12,6 +12,8 @@ from tideserve.server.core.actions import (
     Action,
     AnswerEmpty,
     Dispatch,
+    Fail,
+    FailureCause,
     RefuseCall,
     ReplicaLeft,
     ReplicaLost,
@@ -223,10 +225,17 @@ class ReplicaService:
         assert entry is not None
         arena = self._tend_arena(lease.replica_id, now_s)
         model = self._scheduler.models[lease.model]
-        payload = encode_dispatch(action, model, entry, now_s, arena)
-        if self._front.respond(action.call_id, payload):
-            return []
-        return self._scheduler.on_exchange_gone(lease.replica_id, action.call_id, now_s)
+        message, unreadable = encode_dispatch(action, model, entry, now_s, arena)
+        actions: list[Action] = []
+        for at, why in unreadable.items():
+            # Its rows are computed, from zeros, and dropped: its neighbours notice nothing (R1).
+            request = lease.requests[at]
+            if not request.done:
+                actions += self._scheduler.on_cancel(lease.model, request)
+                actions.append(Fail(request, FailureCause.SHARED_MEMORY, why))
+        if not self._front.respond(action.call_id, message):
+            actions += self._scheduler.on_exchange_gone(lease.replica_id, action.call_id, now_s)
+        return actions
 
     def on_answer_empty(self, action: AnswerEmpty) -> None:
         """An Exchange ends without a lease."""

@@ -62,6 +62,26 @@ def test_a_unary_call(caller: Caller) -> None:
     assert_nothing_is_left(caller)
 
 
+@pytest.mark.parametrize("size", [0, 1, 16_379, 16_380, 65_530, 65_531, 300_000, 5_000_000])
+@pytest.mark.parametrize("window", [http2.DEFAULT_WINDOW, http2.MAX_WINDOW])
+def test_an_answer_in_parts(caller: Caller, size: int, window: int) -> None:
+    caller.h2.increment_flow_control_window(window - http2.DEFAULT_WINDOW or 1)
+    caller.set(s4=window)
+    caller.talk()
+    memory = bytearray(at % 251 for at in range(size))
+    expected = b"begins" + bytes(memory)
+    stream = caller.request(UNARY, packed(b""))
+    caller.talk()
+    assert caller.calls.respond_parts(stream, [b"begins", memoryview(memory)])
+    caller.calls.outbox.keep()
+    memory[:] = bytes(size)
+    assert not caller.calls.respond_parts(stream, [b"again"])
+    caller.talk()
+    assert caller.answers[stream].messages == [expected]
+    assert caller.answers[stream].status == 0
+    assert_nothing_is_left(caller)
+
+
 @pytest.mark.parametrize("size", [0, 1, 16_379, 16_380, 65_530, 65_531, 300_000])
 def test_an_answer_of_any_size(caller: Caller, size: int) -> None:
     stream = caller.request(UNARY, packed(b""))

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from tideserve.server.front.native.frames import FrameReader
-from tideserve.server.front.native.outbox import Outbox, Outgoing, Unsent
+from tideserve.server.front.native.outbox import AHEAD_BYTES, Outbox, Outgoing, Unsent
 from tideserve.v1 import http2
 
 HEAD, TAIL = http2.frame(http2.PING, 0, 0, b"head...."), http2.frame(http2.PING, 0, 0, b"tail....")
@@ -43,6 +43,25 @@ class Flow(RuleBasedStateMachine):
         self._message(number, message)
         if not self.outbox.add_whole(self.streams[number], HEAD, message, TAIL):
             self.outbox.add_message(self.streams[number], message)
+
+    @rule(
+        number=numbers, sizes=st.lists(st.integers(0, 40) | st.integers(10_000, 90_000), max_size=4)
+    )
+    def send_parts(self, number: int, sizes: list[int]) -> None:
+        """Parts of memory that is used again as soon as the outbox kept what it needs."""
+        if number in self.ended:
+            return
+        memory = bytearray(at % 251 for at in range(sum(sizes)))
+        self._message(number, bytes(memory))
+        parts: list[bytes | memoryview] = []
+        at = 0
+        for size in sizes:
+            parts.append(memoryview(memory)[at : at + size])
+            at += size
+        if not self.outbox.add_parts(self.streams[number], HEAD, parts, TAIL):
+            self.outbox.add_message(self.streams[number], bytes(memory))
+        self.outbox.keep()
+        memory[:] = bytes(len(memory))
 
     @rule(number=numbers)
     def end(self, number: int) -> None:
@@ -164,3 +183,27 @@ def test_a_cut_stream_keeps_the_message_that_has_begun_and_its_trailers() -> Non
     assert sent.endswith(b"trailers")
     assert b"bb" not in sent
     assert outbox.ended == [1]
+
+
+def test_parts_go_as_far_ahead_of_the_socket_as_a_message_and_no_further() -> None:
+    outbox, stream = Outbox(Unsent()), Outgoing(1)
+    outbox.set_first_window(http2.MAX_WINDOW)
+    outbox.grow(2**30)
+    part = bytes(AHEAD_BYTES - http2.MESSAGE_PREFIX.size)
+    assert not outbox.add_parts(stream, HEAD, [part, b"x"], TAIL)
+    assert not outbox.waiting_bytes
+    assert outbox.add_parts(stream, HEAD, [part], TAIL)
+    assert outbox.waiting_bytes == sum(map(len, outbox.take(1 << 20)))
+    assert not outbox.add_parts(Outgoing(3), HEAD, [b"x"], TAIL)
+
+
+def test_bytes_are_not_copied_to_be_kept() -> None:
+    outbox = Outbox(Unsent())
+    part, lent = bytes(20_000), memoryview(bytearray(20_000))
+    assert outbox.add_parts(Outgoing(1), HEAD, [part, lent], TAIL)
+    outbox.keep()
+    kept = [piece.obj for piece in outbox.take(100) if isinstance(piece, memoryview)]
+    assert any(it is part for it in kept)
+    assert all(isinstance(it, bytes) for it in kept)
+    lent[:] = bytes([1]) * len(lent)
+    assert b"".join(map(bytes, outbox.take(100))).count(1) < 100

@@ -5,6 +5,7 @@ answer is one piece of bytes.
 """
 
 import struct
+from collections.abc import Sequence
 from typing import Final
 
 from tideserve.server.errors import Code
@@ -113,6 +114,9 @@ class Calls:
             stream.half_closed = True
             self._begin(stream, bytes(data[_PREFIX_BYTES:]), now_s)
             return
+        if not ends and stream.request is not None and stream.request.keep(data):
+            self._give_window(stream, len(data))
+            return
         self._take_parts(stream, data)
         if ends and not stream.answered:
             self._half_close(stream, now_s)
@@ -168,7 +172,28 @@ class Calls:
         if stream is None or stream.answered:
             return False
         had_begun = self._has_begun
-        if had_begun:
+        begin, end = self._around_answer(number)
+        if self.outbox.add_whole(stream, begin, payload, end):
+            self._forget(stream)
+            return True
+        return self._respond_later(stream, begin, payload, end, had_begun=had_begun)
+
+    def respond_parts(self, number: int, parts: Sequence[Buffer]) -> bool:
+        """As `respond`, with a large message in parts: `Outbox.keep` is to be called before they
+        change."""
+        stream = self._streams.get(number)
+        if stream is None or stream.answered:
+            return False
+        had_begun = self._has_begun
+        begin, end = self._around_answer(number)
+        if self.outbox.add_parts(stream, begin, parts, end):
+            self._forget(stream)
+            return True
+        return self._respond_later(stream, begin, b"".join(parts), end, had_begun=had_begun)
+
+    def _around_answer(self, number: int) -> tuple[bytes, bytes]:
+        """The headers that begin and end it."""
+        if self._has_begun:
             begin = _BEGIN.pack(
                 0, len(ANSWER_BEGINS), http2.HEADERS, http2.END_HEADERS, number, ANSWER_BEGINS
             )
@@ -176,14 +201,17 @@ class Calls:
             begin = self._answer_headers(number, ANSWER_BEGINS)
         flags = http2.END_HEADERS | http2.END_STREAM
         end = _OK.pack(0, len(ANSWER_IS_OK), http2.HEADERS, flags, number, ANSWER_IS_OK)
-        if self.outbox.add_whole(stream, begin, payload, end):
-            self._forget(stream)
-            return True
+        return begin, end
+
+    def _respond_later(
+        self, stream: Stream, begin: bytes, payload: bytes, end: bytes, *, had_begun: bool
+    ) -> bool:
+        """Answers as its client's windows let it."""
         shared = self._shared
         if shared.unsent.bytes > shared.max_unsent_bytes:
             self._has_begun = had_begun  # what begins the answer does not go
             status = nobody_reads(shared.unsent.bytes, shared.max_unsent_bytes)
-            return self.fail(number, status)
+            return self.fail(stream.number, status)
         self.outbox.add(begin)
         self.outbox.add_message(stream, payload)
         self._end(stream, end)

@@ -11,6 +11,7 @@ from tideserve.server.errors import Code, UnsupportedFrontError
 from tideserve.server.front import Cancel, Event, FrontSettings, Status
 from tideserve.server.front.native import unsupported
 from tideserve.server.front.native.bell import Bell
+from tideserve.server.front.native.frames import Buffer
 from tideserve.server.front.native.link import STREAM_BITS, STREAM_MASK, Link
 from tideserve.server.front.native.listener import Listeners
 from tideserve.server.front.native.pace import LOOK_S
@@ -41,6 +42,8 @@ _MAX_HELD_BYTES: Final = 1024 * 1024 * 1024
 # Answers whose clients do not take them, of all connections.
 _MAX_UNSENT_BYTES: Final = 1024 * 1024 * 1024
 _LAST_LOOK_S: Final = 0.02
+# Up to this size an answer's parts are joined.
+_JOINED_ANSWER_BYTES: Final = 64 * 1024
 # Of a turn, for requests that are inflated: the others wait that long, and a step longer.
 _WORK_S: Final = 0.004
 
@@ -135,6 +138,17 @@ class NativeFront:
             return False
         self._dirty.add(link)
         return link.calls.respond(call_id & STREAM_MASK, payload)
+
+    def respond_parts(self, call_id: int, parts: Sequence[Buffer]) -> bool:
+        """As `respond`, with a message in parts, which may change afterwards: it is sent at once,
+        as far as the socket takes it."""
+        size_bytes = sum(map(len, parts))
+        link = self._links.get(call_id >> STREAM_BITS)
+        is_large = _JOINED_ANSWER_BYTES < size_bytes <= self._settings.max_answer_bytes
+        if link is None or not is_large:
+            return self.respond(call_id, b"".join(parts))
+        self._dirty.add(link)
+        return link.respond_parts(call_id & STREAM_MASK, parts)
 
     def fail(self, call_id: int, status: Status) -> bool:
         """Ends any call with a status, a stream's after what was sent. False: already gone."""

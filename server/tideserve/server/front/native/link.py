@@ -4,11 +4,13 @@ import logging
 import os
 import select
 import socket
+from collections.abc import Sequence
 from typing import Final
 
 from tideserve.server.front import Event
 from tideserve.server.front.native.connection import Connection
 from tideserve.server.front.native.errors import ProtocolError
+from tideserve.server.front.native.frames import Buffer
 from tideserve.server.front.native.shared import Shared
 from tideserve.v1 import http2
 
@@ -120,6 +122,14 @@ class Link:
             return False
         self.calls.forget_ended()
         return True
+
+    def respond_parts(self, stream: int, parts: Sequence[Buffer]) -> bool:
+        """Answers a unary call with what the parts hold now: what the socket does not take at once
+        is copied. False: the call is already gone."""
+        answered = self.calls.respond_parts(stream, parts)
+        self.send()  # a client that is gone is noticed again
+        self.calls.outbox.keep()
+        return answered
 
     def pass_file(self, fd: int) -> bool:
         """Sends a copy of an open file with what is sent next. False: another one waits, or this

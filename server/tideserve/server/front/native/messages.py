@@ -103,6 +103,15 @@ class MessageReader:
         _keep(self._parts, data[at:])
         return messages
 
+    def keep(self, data: Buffer) -> bool:
+        """As `read`, for a large part that completes nothing. False: it is none."""
+        size = len(data)
+        if size < _SMALL_BYTES or self.has_work or self._kept_bytes + size >= self._need_bytes:
+            return False
+        self._kept_bytes += size
+        self._parts.append(data)
+        return True
+
     def step(self) -> list[bytes]:
         """Goes on with what waits, for some milliseconds at most; the messages that it completes.
         Raises `RefusedMessageError`."""

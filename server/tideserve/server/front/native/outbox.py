@@ -7,6 +7,7 @@ it.
 
 import struct
 from collections import deque
+from collections.abc import Sequence
 from typing import Final
 
 from tideserve.v1 import http2
@@ -102,6 +103,57 @@ class Outbox:
         self._pieces.append(piece)
         self.waiting_bytes += len(piece)
         return True
+
+    def add_parts(
+        self, outgoing: Outgoing, head: bytes, parts: Sequence[Buffer], tail: bytes
+    ) -> bool:
+        """As `add_whole`, for a message that lies in parts and takes as many frames as it does.
+        What is queued are views of the parts: see `keep`."""
+        size = sum(map(len, parts)) + _PREFIX_BYTES
+        if (
+            size > self._window
+            or size > self._first_window + outgoing.window
+            or size > AHEAD_BYTES - self.waiting_bytes
+            or outgoing.waits
+        ):
+            return False
+        self._window -= size
+        outgoing.window -= size
+        max_frame = self._max_frame
+        pieces = self._pieces
+        pieces.append(head)
+        queued_bytes = len(head) + size + len(tail)
+        full = http2.HEAD.pack(max_frame >> 16, max_frame & 0xFFFF, http2.DATA, 0, outgoing.number)
+        room = 0  # of the frame that was begun
+        prefix: Buffer = http2.MESSAGE_PREFIX.pack(0, size - _PREFIX_BYTES)
+        for part in (prefix, *parts):
+            view = memoryview(part)
+            at, end = 0, len(part)
+            while at < end:
+                if not room:
+                    room = min(max_frame, size)
+                    size -= room
+                    pieces.append(
+                        full
+                        if room == max_frame
+                        else http2.HEAD.pack(0, room, http2.DATA, 0, outgoing.number)
+                    )
+                    queued_bytes += http2.HEAD.size
+                stop = min(at + room, end)
+                pieces.append(view[at:stop])
+                room -= stop - at
+                at = stop
+        pieces.append(tail)
+        self.waiting_bytes += queued_bytes
+        return True
+
+    def keep(self) -> None:
+        """What is queued stays as it is, whatever becomes of the parts: copies those that are not
+        bytes of Python's own."""
+        pieces = self._pieces
+        for at, piece in enumerate(pieces):
+            if isinstance(piece, memoryview) and not isinstance(piece.obj, bytes):
+                pieces[at] = bytes(piece)
 
     def add_message(self, outgoing: Outgoing, message: bytes) -> None:
         """Queues a message behind those of its stream."""

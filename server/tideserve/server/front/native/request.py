@@ -59,6 +59,17 @@ class Request:
             self._pace.came_bytes += len(data)
         return messages
 
+    def keep(self, data: Buffer) -> bool:
+        """As `take`, for a large part within a message: most of them are. False: it is none, or
+        too much is held."""
+        shared = self._shared
+        size = len(data)
+        if shared.held_bytes + size > shared.max_held_bytes or not self._reader.keep(data):
+            return False
+        shared.held_bytes += size
+        self._pace.came_bytes += size
+        return True
+
     def end(self) -> bytes | None:
         """Its caller has said all: the message, None where it is a stream or there was none."""
         if self._reader.is_within_a_message:
