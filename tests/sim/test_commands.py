@@ -55,7 +55,7 @@ def test_json_is_the_same_for_the_same_seed(config: Path) -> None:
     first, again = (run("simulate", *arguments).stdout for _ in range(2))
     assert first == again
     document = json.loads(first)
-    assert document["target_s"] == 0.5
+    assert document["models"][0]["target_s"] == 0.5
     ours, kpa = document["systems"]
     assert (ours["system"], kpa["system"]) == ("tideserve", "kpa-70")
     assert ours["arrivals"] == kpa["arrivals"]
@@ -72,7 +72,9 @@ def test_a_trace_of_rates_and_a_profile_of_points_are_read(config: Path, tmp_pat
         "simulate", config, f"--trace={trace}", f"--profile={profile}", "--model=digits", "--json"
     )
     assert found.exit_code == 0, found.output
-    assert json.loads(found.stdout)["rows_per_s_of_a_replica"] == pytest.approx(64 / 0.72, rel=0.6)
+    assert json.loads(found.stdout)["models"][0]["rows_per_s_of_a_replica"] == pytest.approx(
+        64 / 0.72, rel=0.6
+    )
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,8 @@ from tideserve.sim.optimum import cost_at
 from tideserve.sim.served import Served, Workload
 
 MODEL: Final = "model"
+UNIX_S: Final = 1.7e9
+"""Wall time at the start of a run that is of no certain day."""
 ALL: Final = "all"
 """The name of what several models come to together."""
 # Demand of shorter slots would be noise that a queue evens out, and long runs many slots.
@@ -39,7 +41,7 @@ class Scenario:
     """Of one model. `arrived_s`: seconds from 0. `initial` replicas are READY at the start, and
     their start-up is paid for. `window_s`: the delay of mode WINDOW. `request_rows`: of each
     request, at most `max_batch_rows`; None: one. `row_costs`: what each of its rows costs, its
-    length with padding; None: one. `max_batch_cost`: of a batch, as of `tideserve.pad`. `unix_s`:
+    length padded to one of `pad_edges`; None: one. `max_batch_cost`: of a batch, as of `tideserve.pad`. `unix_s`:
     wall time at the start, of which `day_speed` seconds go by in one."""
 
     arrived_s: NDArray[np.float64]
@@ -56,13 +58,13 @@ class Scenario:
     request_rows: NDArray[np.int64] | None = None
     row_costs: NDArray[np.int64] | None = None
     max_batch_cost: int | None = None
-    unix_s: float = 1.7e9
+    pad_edges: tuple[int, ...] = ()
+    unix_s: float = UNIX_S
     day_speed: float = 1.0
 
     def settings(self) -> ModelSettings:
         """Of the model's queue and batches."""
         target_s = self.target_s if self.mode is BatchingMode.SLO else None
-        costs = self.row_costs
         return ModelSettings(
             QueueSettings(max_requests=_MAX_QUEUED),
             BatchSettings(
@@ -72,7 +74,7 @@ class Scenario:
                 target_s=target_s,
                 on_late=self.on_late,
                 max_batch_cost=self.max_batch_cost,
-                row_costs=() if costs is None else tuple(np.unique(costs).tolist()),
+                row_costs=self.pad_edges,
             ),
         )
 
@@ -93,16 +95,17 @@ class Scenario:
         return max(fitting, default=1)
 
     @property
-    def mean_request_rows(self) -> float:
-        return 1.0 if self.request_rows is None else float(np.mean(self.request_rows))
-
-    @property
     def request_work(self) -> NDArray[np.float64] | None:
         """Of each request, in rows that cost as much as the batch times are about; None: one."""
         if self.row_costs is None:
             return None if self.request_rows is None else self.request_rows.astype(np.float64)
         rows = 1.0 if self.request_rows is None else self.request_rows
         return rows * self.row_costs / self.hardware.row_cost
+
+    @property
+    def mean_request_work(self) -> float:
+        work = self.request_work
+        return 1.0 if work is None else float(np.mean(work))
 
     def optimum_s(self, attainment: float) -> float:
         """Replica-seconds of the clairvoyant optimum for that share of the work in time."""
