@@ -1,5 +1,6 @@
 """Several models in one run: they do not mix, share devices, and are summed up as what they are."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -27,11 +28,14 @@ def scenario(name: str, rate: float, hardware: Hardware = SLOW, seed: int = 3) -
 
 
 def together(
-    *scenarios: Scenario, slots: int = 16, standby: int = 0, **policies: ModelPolicy
+    *scenarios: Scenario,
+    slots: int = 16,
+    standby: int = 0,
+    policies: Mapping[str, ModelPolicy] | None = None,
 ) -> list[Run]:
     devices = (Device("gpu:0", slots - slots // 2), Device("gpu:1", slots // 2))
     scaling = ScalingSettings(
-        ModelPolicy(max_replicas=8), policies, devices=devices, standby=standby
+        ModelPolicy(max_replicas=8), policies or {}, devices=devices, standby=standby
     )
     rules = Rules(devices=devices, standby=standby)
     return run_together(scenarios, ElasticPolicy(scaling), rules, seed=3)
@@ -91,7 +95,7 @@ def test_every_request_has_its_outcome_in_its_own_models_book() -> None:
 def most_at_a_time(runs: list[Run]) -> int:
     """READY or starting, of all models."""
     looks = zip(*(run.book.counts for run in runs if run.model != ALL), strict=True)
-    return max(sum(ready + starting for _, ready, starting in look) for look in looks)
+    return max(int(sum(ready + starting for _, ready, starting in look)) for look in looks)
 
 
 def test_models_do_not_take_more_slots_than_there_are() -> None:
@@ -109,7 +113,7 @@ def test_who_has_priority_gets_the_slots() -> None:
             first: ModelPolicy(max_replicas=8, priority=1),
             second: ModelPolicy(max_replicas=8, priority=2),
         }
-        found = {run.model: run.figures for run in together(*pair, slots=6, **policies)}
+        found = {run.model: run.figures for run in together(*pair, slots=6, policies=policies)}
         assert found[first].most_replicas >= 5
         assert found[second].most_replicas <= 2
         assert found[first].attainment > found[second].attainment + 0.2
