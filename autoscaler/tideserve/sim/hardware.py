@@ -87,11 +87,17 @@ class Hardware:
     link_s: float = 0.0
     row_cost: int = 1
 
+    def mean_batch_s(self, rows: int, row_cost: int) -> float:
+        """l(b) of so many rows, each of that cost."""
+        return self.batch.mean_s(self._counted(rows, row_cost))
+
     def draw_batch_s(self, rows: int, row_cost: int, generator: np.random.Generator) -> float:
-        """How long a batch of so many rows takes, each of that cost."""
-        if row_cost != self.row_cost:
-            return self.batch.draw_s(rows * row_cost / self.row_cost, generator)
-        return self.batch.draw_s(rows, generator)
+        """How long such a batch takes this time."""
+        return self.batch.draw_s(self._counted(rows, row_cost), generator)
+
+    def _counted(self, rows: int, row_cost: int) -> float:
+        """As rows of what `batch` is about."""
+        return rows if row_cost == self.row_cost else rows * row_cost / self.row_cost
 
     def draw_life_s(self, generator: np.random.Generator) -> float:
         """From READY to its death."""

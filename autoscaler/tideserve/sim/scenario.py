@@ -82,25 +82,36 @@ class Scenario:
     def rows_per_s(self) -> float:
         """Of one replica with the largest batch that meets the target; rows that cost as much as
         the batch times are about."""
-        rows = self.best_rows(inf)
-        return rows / self.hardware.batch.mean_s(rows)
+        return self._rows_per_s(self.hardware.row_cost)
 
-    def best_rows(self, replicas: float) -> int:
-        """b* of so many replicas: the largest batch with l(b)(1 + 1/N) within the target."""
+    def _rows_per_s(self, row_cost: int) -> float:
+        rows = self.best_rows(inf, row_cost)
+        return rows / self.hardware.mean_batch_s(rows, row_cost)
+
+    def best_rows(self, replicas: float, row_cost: int | None = None) -> int:
+        """b* of so many replicas: the largest batch with l(b)(1 + 1/N) within the target. Of rows of
+        that cost; None: of what the batch times are about."""
+        cost = self.hardware.row_cost if row_cost is None else row_cost
+        most_rows = self.settings().batch.capped_rows(max(1, self.max_batch_rows), cost)
         fitting = [
             rows
-            for rows in range(1, max(1, self.max_batch_rows) + 1)
-            if self.hardware.batch.mean_s(rows) * (1.0 + 1.0 / replicas) <= self.target_s + 1e-9
+            for rows in range(1, most_rows + 1)
+            if self.hardware.mean_batch_s(rows, cost) * (1.0 + 1.0 / replicas)
+            <= self.target_s + 1e-9
         ]
         return max(fitting, default=1)
 
     @property
     def request_work(self) -> NDArray[np.float64] | None:
-        """Of each request, in rows that cost as much as the batch times are about; None: one."""
+        """Of each request, as many rows of what the batch times are about as a replica serves in
+        the time that it takes in a batch of its own length; None: one."""
         if self.row_costs is None:
             return None if self.request_rows is None else self.request_rows.astype(np.float64)
+        costs, kind = np.unique(self.row_costs, return_inverse=True)
+        each = np.array([self.rows_per_s / self._rows_per_s(cost) for cost in costs.tolist()])
         rows = 1.0 if self.request_rows is None else self.request_rows
-        return rows * self.row_costs / self.hardware.row_cost
+        work: NDArray[np.float64] = each[kind] * rows
+        return work
 
     @property
     def mean_request_work(self) -> float:
