@@ -26,20 +26,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.batching_rules import CASES, table_of
 from benchmarks.process import ServerProcess
 from tideserve.client import NO_RETRY, TideserveClientError
 from tideserve.client.aio import Client
 from tideserve.server.core.settings import BatchingMode, OnLate
-from tideserve.sim.arrivals import Gamma, Poisson
-from tideserve.sim.baselines.batching import (
-    ClipperAssignment,
-    ClipperSettings,
-    FixedAssignment,
-    FixedSettings,
-    NexusAssignment,
-    NexusSettings,
-)
-from tideserve.sim.bound import most_in_time
+from tideserve.sim.arrivals import Poisson
 from tideserve.sim.hardware import BatchTimes, Hardware
 from tideserve.sim.scenario import Scenario, run_fixed
 
@@ -98,11 +90,17 @@ def main() -> None:
     parser.add_argument(
         "--simulated",
         action="store_true",
-        help="the issue's 8 replicas and 25 ms in the simulator only, late requests dropped",
+        help="8 replicas and 25 ms in the simulator only, late requests dropped",
+    )
+    parser.add_argument(
+        "--cases",
+        default=",".join(str(number) for number in range(1, len(CASES) + 1)),
+        help="with --simulated: lines of its table, from 1",
     )
     options = parser.parse_args()
     if options.simulated:
-        print(simulated(options.seconds))
+        cases = [CASES[int(number) - 1] for number in options.cases.split(",")]
+        print(table_of(cases, options.seconds))
         return
     table = Table(*COLUMNS)
     worst_points, worst_batch = 0.0, 0.0
@@ -121,58 +119,6 @@ def main() -> None:
     console.print(
         f"largest difference: {worst_points:.1f} points in time, {worst_batch:.0%} in mean batch"
     )
-
-
-def simulated(seconds: float) -> str:
-    """A table: share in time of each rule, by load, and the most that any could have."""
-    batch = BatchTimes.linear(1.053e-3, 5.072e-3)
-    rules = "slo | eager | window 3 ms | Clipper, better of 12.5 and 25 ms | b\\*, 3 ms | Nexus"
-    lines = [
-        f"| replicas | arrivals | load | {rules} | most there is | slo idle >= 3 |",
-        "|---" * 11 + "|",
-    ]
-    for replicas, cv, load in (
-        (8, 1.0, 0.4),
-        (8, 1.0, 0.7),
-        (8, 1.0, 0.9),
-        (8, 1.0, 1.0),
-        (8, 1.0, 1.2),
-        (8, 3.0, 0.7),
-        (1, 1.0, 0.9),
-    ):
-        empty = Scenario(
-            np.empty(0), seconds, 0.025, Hardware(batch), 64, on_late=OnLate.DROP, window_s=0.003
-        )
-        rows = empty.best_rows(replicas)
-        rate = load * replicas * rows / batch.mean_s(rows)
-        arrivals = Poisson(rate) if cv == 1.0 else Gamma(rate, cv)
-        scenario = replace(empty, arrived_s=arrivals.times_s(seconds, np.random.default_rng(1)))
-        runs = [
-            run_fixed(replace(scenario, mode=mode), replicas, 1, assignment=rule)
-            for mode, rule in (
-                (BatchingMode.SLO, None),
-                (BatchingMode.EAGER, None),
-                (BatchingMode.WINDOW, None),
-                (BatchingMode.EAGER, ClipperAssignment(ClipperSettings(target_s=0.0125))),
-                (BatchingMode.EAGER, ClipperAssignment(ClipperSettings(target_s=0.025))),
-                (BatchingMode.EAGER, FixedAssignment(FixedSettings(rows, timeout_s=0.003))),
-                (BatchingMode.SLO, NexusAssignment(NexusSettings(target_s=0.025))),
-            )
-        ]
-        slo, eager, window, half, whole, size, nexus = (run.figures.attainment for run in runs)
-        most = most_in_time(
-            scenario.arrived_s,
-            replicas=replicas,
-            batch=batch,
-            target_s=scenario.target_s,
-            max_rows=scenario.max_batch_rows,
-        )
-        shares = (slo, eager, window, max(half, whole), size, nexus, most)
-        cells = " | ".join(f"{share:.2%}" for share in shares)
-        idle = runs[0].book.idle_at_least.get(3, 0.0) / seconds
-        kind = "Poisson" if cv == 1.0 else f"Gamma CV {cv:g}"
-        lines.append(f"| {replicas} | {kind} | {load:g} | {cells} | {idle:.0%} of the time |")
-    return "\n".join(lines)
 
 
 def scenario_of(mode: BatchingMode, load: float, replicas: int, seconds: float) -> Scenario:

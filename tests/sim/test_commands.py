@@ -55,7 +55,7 @@ def test_json_is_the_same_for_the_same_seed(config: Path) -> None:
     first, again = (run("simulate", *arguments).stdout for _ in range(2))
     assert first == again
     document = json.loads(first)
-    assert document["target_s"] == 0.5
+    assert document["models"][0]["target_s"] == 0.5
     ours, kpa = document["systems"]
     assert (ours["system"], kpa["system"]) == ("tideserve", "kpa-70")
     assert ours["arrivals"] == kpa["arrivals"]
@@ -72,7 +72,9 @@ def test_a_trace_of_rates_and_a_profile_of_points_are_read(config: Path, tmp_pat
         "simulate", config, f"--trace={trace}", f"--profile={profile}", "--model=digits", "--json"
     )
     assert found.exit_code == 0, found.output
-    assert json.loads(found.stdout)["rows_per_s_of_a_replica"] == pytest.approx(64 / 0.72, rel=0.6)
+    assert json.loads(found.stdout)["models"][0]["rows_per_s_of_a_replica"] == pytest.approx(
+        64 / 0.72, rel=0.6
+    )
 
 
 @pytest.mark.parametrize(
@@ -122,6 +124,40 @@ def test_rows_and_the_link_cost_replicas_and_time(config: Path, tmp_path: Path) 
     drawn = ("simulate", config, *SMALL, "--model=digits", "--json", "--rows=1/4")
     first, again = (run(*drawn).stdout for _ in range(2))
     assert first == again
+
+
+TWO = ("--arrivals=digits=poisson:rate=40", "--arrivals=text=poisson:rate=20", "--duration=6")
+
+
+def test_several_models_have_a_row_each_and_one_for_all(config: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = ("simulate", config, *TWO, *SMALL[2:], "--target=0.5")
+    found = run(*arguments, "--against=kpa-70", f"--out={out}")
+    assert found.exit_code == 0, found.output
+    for name in ("digits", "text", "all"):
+        assert found.stdout.count(f" {name} ") == 2
+    assert sorted(path.name for path in out.iterdir()) == [
+        "simulation-digits.png",
+        "simulation-text.png",
+        "simulation.html",
+    ]
+    assert (out / "simulation.html").read_text().count("data:image/png;base64,") == 2
+    document = json.loads(run(*arguments, "--json").stdout)
+    assert [one["model"] for one in document["models"]] == ["digits", "text"]
+    digits, text, both = document["systems"]
+    assert both["arrivals"] == digits["arrivals"] + text["arrivals"]
+    assert both["replica_s"] == pytest.approx(digits["replica_s"] + text["replica_s"], abs=1e-3)
+
+
+def test_tune_is_for_one_of_several_models(config: Path, tmp_path: Path) -> None:
+    trace = tmp_path / "trace.csv"
+    trace.write_text("at,model\n" + "".join(f"{at / 9},{'ab'[at % 2]}\n" for at in range(40)))
+    found = run("tune", config, f"--trace={trace}", *SMALL[2:], "--target=0.5")
+    assert found.exit_code == 2
+    assert "give --model, one of a, b" in found.stderr
+    found = run("simulate", config, f"--trace={trace}", *SMALL[2:], "--target=0.5", "--model=c")
+    assert found.exit_code == 2
+    assert "there are no arrivals of 'c', but of a, b" in found.stderr
 
 
 def test_a_model_without_a_target_needs_one(config: Path) -> None:

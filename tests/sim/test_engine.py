@@ -17,10 +17,11 @@ from tideserve.server.core.model import Model
 from tideserve.server.core.replicas import Replica
 from tideserve.server.core.settings import BatchingMode, BatchSettings, ModelSettings, OnLate
 from tideserve.sim.arrivals import Poisson
-from tideserve.sim.book import Book, figures, reversals, rows_attainment
-from tideserve.sim.engine import Engine, Workload
+from tideserve.sim.book import Book, figures, reversals, work_attainment
+from tideserve.sim.engine import Engine
 from tideserve.sim.hardware import BatchTimes, Hardware, Spread
 from tideserve.sim.scenario import Run, Scenario, run_fixed
+from tideserve.sim.served import Served, Workload
 
 PER_ROW_S, BASE_S, TARGET_S = 1.053e-3, 5.072e-3, 0.025
 GOODPUT_S = 1.8
@@ -33,60 +34,67 @@ def engine(
     replicas: int = 1,
     hardware: Hardware | None = None,
     rows: list[int] | None = None,
+    duration_s: float = 10.0,
 ) -> Engine:
     times_s = np.array(arrived_s)
-    made = Engine(
-        "m",
+    return engine_of(
         ModelSettings(batch=BatchSettings(BatchingMode.EAGER, 4)),
         hardware or Hardware(BatchTimes.linear(0.010, 0.090)),
-        Workload(times_s, 10.0, rows=None if rows is None else np.array(rows)),
-        seed=1,
+        Workload(times_s, duration_s, rows=None if rows is None else np.array(rows)),
+        replicas,
     )
+
+
+def engine_of(
+    settings: ModelSettings, hardware: Hardware, workload: Workload, replicas: int
+) -> Engine:
+    made = Engine([Served("m", settings, hardware, workload)], seed=1)
     for number in range(replicas):
-        made.scheduler.members.announce(f"r{number}", "m", 0.0)
-        replica = made.launch(f"r{number}")
-        assert made.join(replica)
-        made.ready(replica)
+        made.begin(f"r{number}", "m")
     return made
 
 
+def book_of(made: Engine) -> Book:
+    made.run()
+    return made.served["m"].book
+
+
 def test_a_request_takes_its_batch_and_what_comes_meanwhile_shares_the_next_one() -> None:
-    book = engine([1.0, 1.01, 1.02]).run()
+    book = book_of(engine([1.0, 1.01, 1.02]))
     assert book.finished_s.tolist() == pytest.approx([1.1, 1.21, 1.21])
     assert (book.batches, book.rows, book.succeeded) == (2, 3, 3)
     assert book.replica_s == 10.0
 
 
 def test_the_lowest_numbered_free_replica_works_and_the_other_is_idle() -> None:
-    book = engine([1.0, 3.0, 5.0], replicas=2).run()
+    book = book_of(engine([1.0, 3.0, 5.0], replicas=2))
     assert book.idle_at_least[2] == pytest.approx(10.0 - 3 * 0.1)
     assert book.idle_at_least[1] == pytest.approx(10.0)
 
 
 def test_replicas_that_had_no_work_for_long_still_ask_for_it() -> None:
     """An Exchange is answered empty after 10 s: all of them serve a step that comes later."""
-    made = engine([30.0 + number * 0.001 for number in range(12)], replicas=3)
-    made._workload = Workload(made.book.arrived_s, 40.0)
-    book = made.run()
+    made = engine([30.0 + number * 0.001 for number in range(12)], replicas=3, duration_s=40.0)
+    book = book_of(made)
     assert book.finished_s.max() < 30.0 + 0.3
     assert [replica.busy_s > 0.0 for replica in made.replicas.values()] == [True] * 3
 
 
 def test_a_request_has_as_many_rows_as_the_workload_says() -> None:
-    book = engine([1.0, 1.01, 1.02, 1.03], rows=[1, 3, 2, 2]).run()
+    book = book_of(engine([1.0, 1.01, 1.02, 1.03], rows=[1, 3, 2, 2]))
     # Three rows and two do not fit a batch of four.
     assert book.finished_s.tolist() == pytest.approx([1.1, 1.22, 1.35, 1.35])
     assert (book.batches, book.rows, book.succeeded) == (3, 8, 4)
-    assert rows_attainment(book, 0.25) == pytest.approx(4 / 8)
+    assert work_attainment(book, 0.25, np.array([1.0, 3.0, 2.0, 2.0])) == pytest.approx(4 / 8)
 
 
 def test_the_link_delays_a_batch_and_its_outcome_unless_it_is_there_ahead() -> None:
     hardware = Hardware(BatchTimes.linear(0.010, 0.090), link_s=0.005)
-    book = engine([1.0, 1.01], hardware=hardware).run()
+    book = book_of(engine([1.0, 1.01], hardware=hardware))
     # The second batch is sent 2 ms before the first should be done, and waits for it there.
     assert book.finished_s.tolist() == pytest.approx([1.11, 1.21])
     hardware = Hardware(BatchTimes.linear(0.010, 0.090), link_s=0.03)
-    book = engine([1.0, 1.12], hardware=hardware).run()
+    book = book_of(engine([1.0, 1.12], hardware=hardware))
     assert book.finished_s.tolist() == pytest.approx([1.16, 1.28])
 
 
@@ -94,7 +102,7 @@ def test_the_link_delays_a_batch_and_its_outcome_unless_it_is_there_ahead() -> N
 def test_what_is_on_its_way_to_a_draining_replica_is_finished_there(drained_s: float) -> None:
     made = engine([1.0], hardware=Hardware(BatchTimes.linear(0.010, 0.090), link_s=0.03))
     made.at(drained_s, lambda now_s: made.perform(made.scheduler.on_drain("r0", now_s, "enough")))
-    book = made.run()
+    book = book_of(made)
     assert book.finished_s[0] == pytest.approx(1.16)
     assert (book.deaths, made.replicas["r0"].over) == (0, "exit code 0")
 
@@ -103,7 +111,7 @@ def test_work_on_its_way_to_a_replica_that_dies_is_done_by_another() -> None:
     hardware = Hardware(BatchTimes.linear(0.010, 0.090), link_s=0.03)
     made = engine([1.0], replicas=2, hardware=hardware)
     made.at(1.01, lambda _: made._die(made.replicas["r0"]))
-    book = made.run()
+    book = book_of(made)
     assert book.finished_s[0] == pytest.approx(1.01 + 0.03 + 0.1 + 0.03)
     assert (book.deaths, book.failed) == (1, 0)
 
@@ -111,7 +119,7 @@ def test_work_on_its_way_to_a_replica_that_dies_is_done_by_another() -> None:
 def test_work_of_a_replica_that_dies_is_done_by_another() -> None:
     made = engine([1.0], replicas=2)
     made.at(1.05, lambda _: made._die(made.replicas["r0"]))
-    book = made.run()
+    book = book_of(made)
     assert book.finished_s[0] == pytest.approx(1.15)
     assert (book.deaths, book.failed) == (1, 0)
     assert book.replica_s == pytest.approx(1.05 + 10.0)
@@ -120,7 +128,7 @@ def test_work_of_a_replica_that_dies_is_done_by_another() -> None:
 def test_a_drained_replica_finishes_its_own_and_is_paid_for_until_then() -> None:
     made = engine([1.0], replicas=1)
     made.at(1.05, lambda now_s: made.perform(made.scheduler.on_drain("r0", now_s, "enough")))
-    book = made.run()
+    book = book_of(made)
     assert book.finished_s[0] == pytest.approx(1.1)
     assert book.replica_s == pytest.approx(1.1)
     assert made.replicas["r0"].over == "exit code 0"
@@ -128,18 +136,13 @@ def test_a_drained_replica_finishes_its_own_and_is_paid_for_until_then() -> None
 
 def test_callers_that_give_up_are_expired() -> None:
     times_s = np.array([1.0, 1.001, 1.002, 1.003])
-    made = Engine(
-        "m",
+    made = engine_of(
         ModelSettings(batch=BatchSettings(max_batch_rows=1)),
         Hardware(BatchTimes.linear(0.0, 0.1)),
         Workload(times_s, 3.0, deadline_s=0.15),
-        seed=1,
+        replicas=1,
     )
-    made.scheduler.members.announce("r", "m", 0.0)
-    replica = made.launch("r")
-    made.join(replica)
-    made.ready(replica)
-    book = made.run()
+    book = book_of(made)
     # One computes, one is prefetched, one is taken when the first is done.
     assert (book.succeeded, book.expired) == (3, 1)
     assert book.finished_s[3] == inf
@@ -330,16 +333,13 @@ def test_what_a_device_was_when_it_was_slow_is_forgotten_soon() -> None:
         BatchingMode.SLO,
         OnLate.DROP,
     )
-    made = Engine("m", scenario.settings(), scenario.hardware, Workload(scenario.arrived_s, 3.0), 1)
-    for number in range(8):
-        made.scheduler.members.announce(f"r{number}", "m", 0.0)
-        replica = made.launch(f"r{number}")
-        assert made.join(replica)
-        made.ready(replica)
+    workload = Workload(scenario.arrived_s, 3.0)
+    made = engine_of(scenario.settings(), scenario.hardware, workload, replicas=8)
+    served = made.served["m"]
     slow = Hardware(BatchTimes.linear(3.0 * PER_ROW_S, 3.0 * BASE_S))
-    made.at(0.5, lambda _: setattr(made, "hardware", slow))
-    made.at(1.0, lambda _: setattr(made, "hardware", scenario.hardware))
-    book = made.run()
+    made.at(0.5, lambda _: setattr(served, "hardware", slow))
+    made.at(1.0, lambda _: setattr(served, "hardware", scenario.hardware))
+    book = book_of(made)
     took_s = book.finished_s - book.arrived_s
     well = took_s[book.arrived_s >= 2.5] <= TARGET_S + 1e-9
     assert well.mean() > 0.98

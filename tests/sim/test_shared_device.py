@@ -7,8 +7,9 @@ import pytest
 
 from tideserve.server.core.settings import BatchingMode, BatchSettings, ModelSettings
 from tideserve.sim.arrivals import Poisson
-from tideserve.sim.engine import Engine, Workload
+from tideserve.sim.engine import Engine
 from tideserve.sim.hardware import BatchTimes, Hardware
+from tideserve.sim.served import Served, Workload
 
 DURATION_S = 20.0
 TARGET_S = 0.1
@@ -25,7 +26,7 @@ class Shared(BatchTimes):
     busy_s: Spans = ()
     engines: list[Engine] = field(default_factory=list)
 
-    def draw_s(self, rows: int, generator: np.random.Generator) -> float:
+    def draw_s(self, rows: float, generator: np.random.Generator) -> float:
         now_s = self.engines[0].now_s
         meets = any(begin_s <= now_s < end_s for begin_s, end_s in self.busy_s)
         return self.mean_s(rows) * (SLOWDOWN if meets else 1.0)
@@ -43,17 +44,14 @@ def share_in_time(rate: float, busy_s: Spans, mode: BatchingMode = BatchingMode.
     times = Shared(ALONE.points, busy_s=busy_s)
     arrived_s = Poisson(rate).times_s(DURATION_S, np.random.default_rng(3))
     batch = BatchSettings(mode, 32, target_s=TARGET_S if mode is BatchingMode.SLO else None)
-    engine = Engine(
-        "m", ModelSettings(batch=batch), Hardware(times), Workload(arrived_s, DURATION_S), seed=1
-    )
+    workload = Workload(arrived_s, DURATION_S)
+    served = Served("m", ModelSettings(batch=batch), Hardware(times), workload)
+    engine = Engine([served], seed=1)
     times.engines.append(engine)
-    engine.scheduler.members.announce("r0", "m", 0.0)
-    replica = engine.launch("r0", "gpu:0")
-    assert engine.join(replica)
-    engine.ready(replica)
+    assert engine.begin("r0", "m", "gpu:0").ready
     engine.run()
     late = arrived_s >= DURATION_S / 2
-    return float(np.mean(engine.book.finished_s[late] - arrived_s[late] <= TARGET_S))
+    return float(np.mean(served.book.finished_s[late] - arrived_s[late] <= TARGET_S))
 
 
 def test_a_model_keeps_its_target_beside_a_neighbour(neighbour: Spans) -> None:

@@ -1,14 +1,16 @@
 """Trace files: every form that is read, what is refused, and that what is written is read back."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from tideserve.sim.arrivals import Floats
-from tideserve.sim.trace import Trace, read_trace, write_trace
+from tideserve.sim.trace import UNNAMED, Trace, read_traces, write_trace
 
 SECONDS = "seconds as a number, such as 12.5"
 DATETIME = "an ISO datetime, such as 2023-11-16 18:15:46.68"
@@ -19,9 +21,19 @@ AZURE = """TIMESTAMP,ContextTokens,GeneratedTokens
 """
 
 
+def read_trace(path: Path, *, speed: float = 1.0) -> Trace:
+    """Of a file that names no models."""
+    return read_traces(path, speed=speed)[UNNAMED]
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "trace.csv"
+
+
+def listed(values: NDArray[Any] | None) -> list[float]:
+    assert values is not None
+    return [float(value) for value in values]
 
 
 def times_of(path: Path, text: str, speed: float = 1.0) -> list[float]:
@@ -143,7 +155,7 @@ def test_rows_are_whole_numbers_of_a_batch(path: Path, text: str) -> None:
 
 def test_rates_have_no_rows(path: Path) -> None:
     path.write_text("rate,rows\n1,1\n")
-    with pytest.raises(ValueError, match="no column of rows beside rates"):
+    with pytest.raises(ValueError, match="no column of rows or length beside rates"):
         read_trace(path)
 
 
@@ -229,3 +241,41 @@ def test_a_trace_has_times_or_rates() -> None:
 def _times(trace: Trace) -> Floats:
     assert trace.times_s is not None
     return trace.times_s
+
+
+def test_each_model_has_its_arrivals_by_the_clock_of_all(path: Path) -> None:
+    path.write_text("arrived_s,model,rows,length\n12,b,1,30\n10,a,2,10\n11,b,3,20\n14,a,4,40\n")
+    found = read_traces(path, speed=2.0)
+    assert sorted(found) == ["a", "b"]
+    assert [listed(trace.times_s) for _, trace in sorted(found.items())] == [[0.0, 2.0], [0.5, 1.0]]
+    assert [listed(trace.rows) for _, trace in sorted(found.items())] == [[2, 4], [3, 1]]
+    assert [listed(trace.lengths) for _, trace in sorted(found.items())] == [[10, 40], [20, 30]]
+
+
+def test_each_model_has_its_own_seconds_of_rates(path: Path) -> None:
+    path.write_text("rate_per_s,model\n1,a\n10,b\n2,a\n20,b\n3,a\n")
+    found = read_traces(path)
+    assert listed(found["a"].rates_per_s) == [1.0, 2.0, 3.0]
+    assert listed(found["b"].rates_per_s) == [10.0, 20.0]
+
+
+def test_datetimes_say_when_the_first_arrival_was(path: Path) -> None:
+    path.write_text("2024-01-01T00:00:12Z\n2024-01-01T02:00:10.5+02:00\n")
+    assert read_trace(path).began_unix_s == 1_704_067_210.5
+    path.write_text("10\n12\n")
+    assert read_trace(path).began_unix_s is None
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("arrived_s,model\n1,a\n2,\n", "trace.csv:3: expected a model's name, got ''"),
+        ("arrived_s,length\n1,0\n", "trace.csv:2: expected a length, a whole number from 1"),
+        ("arrived_s,length\n1,1048577\n", "trace.csv:2: expected a length"),
+        ("rate,length\n1,5\n", "trace.csv:1: expected no column of rows or length beside rates"),
+    ],
+)
+def test_models_and_lengths_that_are_none_are_refused(path: Path, text: str, words: str) -> None:
+    path.write_text(text)
+    with pytest.raises(ValueError, match=words):
+        read_traces(path)

@@ -4,7 +4,7 @@ Exit codes: 0, 2 for an option or a file that does not work.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import inf
 from pathlib import Path
@@ -20,10 +20,9 @@ from tideserve.autoscaler.core.state import Rules
 from tideserve.autoscaler.errors import AutoscalerError
 from tideserve.sim.compare import BASELINES, OURS, compare
 from tideserve.sim.errors import SimulationError
-from tideserve.sim.inputs import scenario_of
+from tideserve.sim.inputs import scenarios_of
 from tideserve.sim.options import Options, with_options
 from tideserve.sim.report import document_of, table_of, write_report
-from tideserve.sim.scenario import Scenario
 from tideserve.sim.tune import Candidate, Goal
 from tideserve.sim.tune import tune as search
 
@@ -47,13 +46,13 @@ def simulate(
     """Replay a trace through the autoscaler's and the server's own decisions."""
     with _errors():
         file = read_config(config)
-        scenario = scenario_of(options, _target_s(file, options))
+        scenarios = scenarios_of(options, _target_of(file, options))
         others = BASELINES if against == "all" else tuple(filter(None, against.split(",")))
         runs = compare(
-            scenario, file.scaling(), rules_of(file, Rules()), (OURS, *others), options.seed
+            scenarios, file.scaling(), rules_of(file, Rules()), (OURS, *others), options.seed
         )
         if as_json:
-            typer.echo(json.dumps(document_of(scenario, runs, options.seed), indent=2))
+            typer.echo(json.dumps(document_of(scenarios, runs, options.seed), indent=2))
         else:
             from rich.console import Console
 
@@ -61,7 +60,7 @@ def simulate(
             wide = console if console.is_terminal else Console(width=160)
             wide.print(table_of(runs))
         if out is not None:
-            write_report(out, scenario, runs, _note(scenario, options.seed))
+            write_report(out, scenarios, runs, options.seed)
 
 
 @with_options
@@ -84,7 +83,13 @@ def tune(
     """Search growth, hold, planned target, standby and max for the cheapest that is in time."""
     with _errors():
         file = read_config(config)
-        scenario = scenario_of(options, _target_s(file, options))
+        scenarios = scenarios_of(options, _target_of(file, options))
+        if len(scenarios) > 1:
+            raise SimulationError(
+                "tune searches one model's settings: give --model, one of "
+                f"{', '.join(one.name for one in scenarios)}"
+            )
+        (scenario,) = scenarios
         best, tried = search(
             scenario,
             file.scaling(),
@@ -103,7 +108,7 @@ def tune(
             typer.echo(f"none of them has {attainment:.2%} in time", err=True)
         elif figures.reversals_per_hour > reversals:
             typer.echo(f"none of those has at most {reversals:g} reversals/h", err=True)
-        text = yaml.safe_dump(tuned(config, options.model, best), sort_keys=False)
+        text = yaml.safe_dump(tuned(config, scenario.name, best), sort_keys=False)
         if out is None:
             typer.echo(text, nl=False)
         else:
@@ -131,15 +136,18 @@ def tuned(config: Path, model: str, best: Candidate) -> dict[str, object]:
     }
 
 
-def _target_s(file: AutoscalerFile, options: Options) -> float:
-    target_s = options.target
-    if target_s is None:
-        target_s = file.scaling().policy_of(options.model).latency_target_s
-    if target_s is None:
-        raise SimulationError(
-            "expected a latency target: give --target SECONDS, or "
-            f"models.{options.model}.latency_target in the file"
-        )
+def _target_of(file: AutoscalerFile, options: Options) -> Callable[[str], float]:
+    def target_s(model: str) -> float:
+        found = options.target
+        if found is None:
+            found = file.scaling().policy_of(model).latency_target_s
+        if found is None:
+            raise SimulationError(
+                "expected a latency target: give --target SECONDS, or "
+                f"models.{model}.latency_target in the file"
+            )
+        return found
+
     return target_s
 
 
@@ -152,14 +160,6 @@ def _tell(candidate: Candidate) -> None:
         f"{candidate.policy.max_replicas}: {figures.attainment:.2%} in time, "
         f"{figures.replica_s:.0f} replica-seconds, {figures.reversals_per_hour:.0f} reversals/h",
         err=True,
-    )
-
-
-def _note(scenario: Scenario, seed: int) -> str:
-    return (
-        f"{len(scenario.arrived_s)} arrivals in {scenario.duration_s:.0f} s, target "
-        f"{scenario.target_s * 1e3:g} ms, {scenario.rows_per_s:.4g} rows/s a replica, start-up "
-        f"{scenario.hardware.start_s.median_s:g} s, mode {scenario.mode.value}, seed {seed}"
     )
 
 

@@ -1,5 +1,6 @@
 """What a simulated run comes to: every request's outcome, every replica's time."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from math import inf
@@ -14,11 +15,10 @@ WAIT_BOUNDS_S: Final = tuple(0.0001 * 2.0**power for power in range(21))
 
 @dataclass(slots=True)
 class Book:
-    """Owns the records of one run. Times are virtual seconds; `finished_s` inf: no answer.
-    `request_rows` None: one each."""
+    """Owns the records of one model in one run. Times are virtual seconds; `finished_s` inf: no
+    answer."""
 
     arrived_s: NDArray[np.float64]
-    request_rows: NDArray[np.int64] | None = None
     finished_s: NDArray[np.float64] = field(init=False)
     rejected: int = 0
     expired: int = 0
@@ -65,12 +65,11 @@ def in_time(book: Book, target_s: float) -> NDArray[np.bool_]:
     return book.finished_s - book.arrived_s <= target_s + 1e-9
 
 
-def rows_attainment(book: Book, target_s: float) -> float:
-    """Share in time by rows: what a replica's capacity is counted in."""
+def work_attainment(book: Book, target_s: float, work: NDArray[np.float64] | None) -> float:
+    """Share in time by each request's work, which a replica's capacity is counted in; None: all
+    are the same."""
     served = in_time(book, target_s)
-    if not len(served):
-        return 1.0
-    return float(np.average(served, weights=book.request_rows))
+    return float(np.average(served, weights=work)) if len(served) else 1.0
 
 
 def figures(book: Book, target_s: float, duration_s: float) -> Figures:
@@ -89,6 +88,32 @@ def figures(book: Book, target_s: float, duration_s: float) -> Figures:
         starts=book.starts,
         reversals_per_hour=reversals([count for _, count in book.desired]) * 3600.0 / duration_s,
         most_replicas=max((ready + starting for _, ready, starting in book.counts), default=0),
+    )
+
+
+def figures_of_all(books: Sequence[Book], targets_s: Sequence[float], duration_s: float) -> Figures:
+    """The summary of several models' together, each in time by its own target."""
+    each = [figures(*one, duration_s) for one in zip(books, targets_s, strict=True)]
+    latency_s = np.concatenate([book.finished_s - book.arrived_s for book in books])
+    answers = latency_s[np.isfinite(latency_s)]
+    arrivals, batches = latency_s.size, sum(book.batches for book in books)
+    served = sum(
+        int(in_time(book, target_s).sum()) for book, target_s in zip(books, targets_s, strict=True)
+    )
+    looks = zip(*(book.counts for book in books), strict=True)
+    return Figures(
+        arrivals=arrivals,
+        attainment=served / arrivals if arrivals else 1.0,
+        answered=answers.size / arrivals if arrivals else 1.0,
+        p50_s=float(np.quantile(answers, 0.5)) if answers.size else inf,
+        p99_s=float(np.quantile(answers, 0.99)) if answers.size else inf,
+        mean_batch_rows=sum(book.rows for book in books) / batches if batches else 0.0,
+        replica_s=sum(one.replica_s for one in each),
+        starts=sum(one.starts for one in each),
+        reversals_per_hour=sum(one.reversals_per_hour for one in each),
+        most_replicas=max(
+            (sum(ready + starting for _, ready, starting in look) for look in looks), default=0
+        ),
     )
 
 

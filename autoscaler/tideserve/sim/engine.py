@@ -1,19 +1,21 @@
 """The frontend's core and its replicas in virtual time: events from a heap, no clock, no IO.
 
+One model or several, which share the scheduler and the time; what one machine's models do to each
+other's batch times is not simulated.
+
 The scheduler is `tideserve.server.core`'s own object, driven as the dispatcher drives it.
 """
 
-from bisect import bisect_left
-from collections.abc import Callable, Iterable
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from heapq import heappop, heappush
-from itertools import count
+from itertools import accumulate, count
 from math import inf
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tideserve.server.core.actions import (
     Action,
@@ -33,24 +35,20 @@ from tideserve.server.core.outcomes import BatchDone
 from tideserve.server.core.replicas import Exchange
 from tideserve.server.core.request import Request
 from tideserve.server.core.scheduler import Scheduler
-from tideserve.server.core.settings import ModelSettings
 from tideserve.sim.book import WAIT_BOUNDS_S, Book
-from tideserve.sim.hardware import Hardware
 from tideserve.sim.replica import SimReplica
+from tideserve.sim.served import Served
 
 BEAT_S: Final = 0.25
 Handler = Callable[[float], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Workload:
-    """Requests by their arrival, in seconds from 0. `deadline_s`: callers give up so long after
-    it. `rows`: of each request; None: one."""
+@dataclass(slots=True)
+class Spare:
+    """What standbys cost before they were given a model."""
 
-    arrived_s: NDArray[np.float64]
-    duration_s: float
-    deadline_s: float = inf
-    rows: NDArray[np.int64] | None = None
+    replica_s: float = 0.0
+    starts: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -60,77 +58,90 @@ class _Numbers:
 
 
 class Engine:
-    """Owns virtual time, the scheduler and the replicas of one model, `key`.
+    """Owns virtual time, the scheduler and the replicas of all models in the run, `served` by key.
 
     `at(time_s, handler)` puts anything else into the same run: an autoscaler's looks.
     """
 
     def __init__(
-        self,
-        key: object,
-        settings: ModelSettings,
-        hardware: Hardware,
-        workload: Workload,
-        seed: int,
-        assignment: Assignment | None = None,
+        self, served: Sequence[Served], seed: int, assignment: Assignment | None = None
     ) -> None:
-        self.key = key
         self.now_s = 0.0
         self.scheduler = Scheduler(assignment=assignment)
-        self.scheduler.add_model(key, settings)
-        self.model = self.scheduler.models[key]
-        self.hardware = hardware
         self.generator = np.random.default_rng(seed)
         self.replicas: dict[str, SimReplica] = {}
-        self.book = Book(workload.arrived_s, workload.rows)
-        self.arrivals = 0
+        self.served = {one.key: one for one in served}
+        self.spare = Spare()
+        self.duration_s = max(one.workload.duration_s for one in served)
         self.on_ended: Callable[[SimReplica], None] = _nobody
-        self._workload = workload
-        self._rows = None if workload.rows is None else workload.rows.tolist()
+        self._all = list(served)
+        sizes = [one.workload.arrived_s.size for one in served]
+        self._first_ids = list(accumulate(sizes[:-1], initial=0))
+        for one, first_id in zip(served, self._first_ids, strict=True):
+            self.scheduler.add_model(one.key, one.settings)
+            one.first_id = first_id
+        self._queues = [model.queue for model in self.scheduler.models.values()]
         self._numbers = _Numbers()
         self._asking: dict[int, SimReplica] = {}  # by the number of the open Exchange
         self._heap: list[tuple[float, int, Handler]] = []
-        self._idle = 0
 
     def at(self, time_s: float, handler: Handler) -> None:
         """Runs `handler(time_s)` then."""
         heappush(self._heap, (time_s, next(self._numbers.events), handler))
 
-    def run(self) -> Book:
+    def run(self) -> None:
         """Through all arrivals and for as long as anything that was admitted is not answered,
-        at most for the workload's duration once more."""
-        arrived_s = self._workload.arrived_s.tolist()
+        at most for the run's duration once more. The books have the outcome."""
+        times_s = np.concatenate([one.workload.arrived_s for one in self._all])
+        # At the same time, the model that was named first goes first.
+        order = np.argsort(times_s, kind="stable")
+        arrived_s, request_ids = times_s[order].tolist(), order.tolist()
         self.at(BEAT_S, self._beat)
-        total = len(arrived_s)
-        duration_s = self._workload.duration_s
+        came, total = 0, len(arrived_s)
+        duration_s = self.duration_s
         while True:
-            arrival_s = arrived_s[self.arrivals] if self.arrivals < total else inf
+            arrival_s = arrived_s[came] if came < total else inf
             wakeup_s = max(self.now_s, self.scheduler.next_wakeup_s())
             now_s = min(arrival_s, self._heap[0][0], wakeup_s)
             if now_s > duration_s and (
-                self.scheduler.is_idle(self.key) or now_s > 2.0 * duration_s
+                now_s > 2.0 * duration_s or all(map(self.scheduler.is_idle, self.served))
             ):
                 break
             self._pass_time(min(now_s, duration_s))
             self.now_s = now_s
-            while self.arrivals < total and arrived_s[self.arrivals] <= now_s:
-                self._arrive(self.arrivals, arrived_s[self.arrivals])
-                self.arrivals += 1
+            while came < total and arrived_s[came] <= now_s:
+                self._arrive(request_ids[came], arrived_s[came])
+                came += 1
             while self._heap[0][0] <= now_s:
                 heappop(self._heap)[2](now_s)
-            if self.model.queue.next_due_s() <= now_s:
-                self._perform(self.model.expire_overdue(now_s))
+            for queue in self._queues:
+                if queue.next_due_s() <= now_s:
+                    self._expire(now_s)
+                    break
             self._perform(self.scheduler.assign(now_s))
         self._settle(duration_s)
-        return self.book
 
     # --- replicas' lives ------------------------------------------------------------------
 
-    def launch(self, replica_id: str, device: str = "cpu") -> SimReplica:
-        """From now on it is paid for."""
-        self.book.starts += 1
-        replica = self.replicas[replica_id] = SimReplica(replica_id, self.now_s, device)
+    def launch(self, replica_id: str, key: Hashable | None, device: str = "cpu") -> SimReplica:
+        """From now on it is paid for, by the model `key`. None: a standby."""
+        self._payer(key).starts += 1
+        replica = SimReplica(replica_id, self.now_s, device, key)
+        self.replicas[replica_id] = replica
         return replica
+
+    def begin(self, replica_id: str, key: Hashable, device: str = "cpu") -> SimReplica:
+        """One that is READY at once."""
+        self.scheduler.members.announce(replica_id, key, self.now_s)
+        replica = self.launch(replica_id, key, device)
+        if self.join(replica):
+            self.ready(replica)
+        return replica
+
+    def give(self, replica: SimReplica, key: Hashable) -> None:
+        """A standby is this model's from now on."""
+        self.spare.replica_s += self.now_s - replica.launched_s
+        replica.launched_s, replica.key = self.now_s, key
 
     def join(self, replica: SimReplica) -> bool:
         """Its life line opens; False: the frontend does not want it any more."""
@@ -146,14 +157,15 @@ class Engine:
         if replica.over or not self.scheduler.members.ready(replica.replica_id, self.now_s):
             return
         replica.ready = True
-        self._idle += 1
-        most = max(1, self.model.settings.batch.max_batch_rows)
+        served = self.served[replica.key]
+        served.idle += 1
+        most = max(1, served.settings.batch.max_batch_rows)
         sizes = sorted({1, most} | {1 << power for power in range(most.bit_length())})
-        mean_s = self.hardware.batch.mean_s
-        self.model.learn_warm_up(
+        mean_s = served.hardware.batch.mean_s
+        self.scheduler.models[served.key].learn_warm_up(
             replica.device, [(rows, mean_s(rows)) for rows in sizes if rows <= most]
         )
-        life_s = self.hardware.draw_life_s(self.generator)
+        life_s = served.hardware.draw_life_s(self.generator)
         if life_s < inf:
             self.at(self.now_s + life_s, lambda _: self._die(replica))
         self._ask(replica, ())
@@ -163,11 +175,11 @@ class Engine:
         if replica.over:
             return
         if replica.ready and not replica.held:
-            self._idle -= 1
+            self.served[replica.key].idle -= 1
         replica.over = cause
         replica.held.clear()
-        last_s = min(self.now_s, self._workload.duration_s)
-        self.book.replica_s += max(0.0, last_s - min(replica.launched_s, last_s))
+        last_s = min(self.now_s, self.duration_s)
+        self._payer(replica.key).replica_s += max(0.0, last_s - min(replica.launched_s, last_s))
         self.on_ended(replica)
 
     def perform(self, actions: Iterable[Action]) -> None:
@@ -177,7 +189,7 @@ class Engine:
     def _die(self, replica: SimReplica) -> None:
         if replica.over:
             return
-        self.book.deaths += 1
+        self.served[replica.key].book.deaths += 1
         self.end(replica, "it died")
         self._perform(
             self.scheduler.on_life_line_closed(replica.replica_id, replica.epoch, self.now_s)
@@ -185,11 +197,15 @@ class Engine:
 
     # --- events ---------------------------------------------------------------------------
 
-    def _arrive(self, number: int, arrived_s: float) -> None:
-        rows = 1 if self._rows is None else self._rows[number]
-        request = Request(number, rows, 1, "", arrived_s, 0, arrived_s + self._workload.deadline_s)
-        if self.scheduler.on_arrival(self.key, request, arrived_s) is not None:
-            self.book.rejected += 1
+    def _arrive(self, request_id: int, arrived_s: float) -> None:
+        served = self._served(request_id)
+        request = served.request(request_id, arrived_s)
+        if self.scheduler.on_arrival(served.key, request, arrived_s) is not None:
+            served.book.rejected += 1
+
+    def _expire(self, now_s: float) -> None:
+        for model in self.scheduler.models.values():
+            self._perform(model.expire_overdue(now_s))
 
     def _beat(self, now_s: float) -> None:
         members = self.scheduler.members
@@ -201,7 +217,9 @@ class Engine:
 
     def _compute(self, replica: SimReplica) -> None:
         replica.started_s = self.now_s
-        time_s = self.hardware.batch.draw_s(replica.held[0].rows, self.generator)
+        lease = replica.held[0]
+        hardware = self.served[lease.model].hardware
+        time_s = hardware.draw_batch_s(lease.rows, lease.row_cost, self.generator)
         self.at(self.now_s + time_s, lambda _: self._computed(replica, time_s))
 
     def _computed(self, replica: SimReplica, time_s: float) -> None:
@@ -209,18 +227,19 @@ class Engine:
             return
         lease = replica.held.popleft()
         replica.busy_s += time_s
-        self.book.batches += 1
-        self.book.rows += lease.rows
+        served = self.served[lease.model]
+        served.book.batches += 1
+        served.book.rows += lease.rows
         if replica.held:
             self._compute(replica)
         else:
-            self._idle += 1
+            served.idle += 1
         self._ask(replica, (BatchDone(lease.lease_id, time_s),))
 
     def _ask(self, replica: SimReplica, outcomes: tuple[BatchDone, ...]) -> None:
         replica.sequence += 1
         sequence = replica.sequence
-        self._through_link(lambda: self._asked(replica, sequence, outcomes))
+        self._through_link(replica, lambda: self._asked(replica, sequence, outcomes))
 
     def _asked(self, replica: SimReplica, sequence: int, outcomes: tuple[BatchDone, ...]) -> None:
         if replica.over:
@@ -235,9 +254,9 @@ class Engine:
         if replica.draining:
             self._leave_idle(replica)
 
-    def _through_link(self, arrives: Callable[[], None]) -> None:
+    def _through_link(self, replica: SimReplica, arrives: Callable[[], None]) -> None:
         """What one end sent is there a little later."""
-        link_s = self.hardware.link_s
+        link_s = self.served[replica.key].hardware.link_s
         if link_s > 0.0:
             self.at(self.now_s + link_s, lambda _: arrives())
         else:
@@ -262,16 +281,16 @@ class Engine:
     def _perform(self, actions: Iterable[Action]) -> None:
         for action in actions:
             match action:
-                case Complete(_, answers):
-                    self._complete(answers)
+                case Complete(lease, answers):
+                    self._complete(self.served[lease.model], answers)
                 case Dispatch(call_id, _, lease):
                     del self._asking[call_id]
                     replica = self.replicas[lease.replica_id]
-                    self._through_link(partial(self._deliver, replica, lease))
-                case Expire():
-                    self.book.expired += 1
-                case Fail():
-                    self.book.failed += 1
+                    self._through_link(replica, partial(self._deliver, replica, lease))
+                case Expire(request):
+                    self._served(request.request_id).book.expired += 1
+                case Fail(request):
+                    self._served(request.request_id).book.failed += 1
                 case SendDrain(replica_id):
                     self._drain(self.replicas[replica_id])
                 case ReplicaLost(replica_id):
@@ -288,7 +307,7 @@ class Engine:
             return
         replica.held.append(lease)
         if len(replica.held) == 1:
-            self._idle -= 1
+            self.served[replica.key].idle -= 1
             self._compute(replica)
             self._ask(replica, ())
 
@@ -302,10 +321,10 @@ class Engine:
         replica.draining = True
         self._leave_idle(replica)
 
-    def _complete(self, answers: list[tuple[Request, int]]) -> None:
-        book = self.book
+    def _complete(self, served: Served, answers: list[tuple[Request, int]]) -> None:
+        book, first_id = served.book, served.first_id
         for request, _ in answers:
-            book.finished_s[request.request_id] = self.now_s
+            book.finished_s[request.request_id - first_id] = self.now_s
             wait_s = request.first_leased_s - request.arrived_s
             book.wait_counts[bisect_left(WAIT_BOUNDS_S, wait_s)] += 1
         book.succeeded += len(answers)
@@ -315,20 +334,22 @@ class Engine:
     def _pass_time(self, now_s: float) -> None:
         span_s = now_s - self.now_s
         if span_s > 0.0:
-            idle = self.book.idle_at_least
-            idle[self._idle] = idle.get(self._idle, 0.0) + span_s
+            for served in self._all:
+                served.pass_idle(span_s)
 
     def _settle(self, duration_s: float) -> None:
         """Those that still run are paid for until the end."""
         for replica in self.replicas.values():
             if not replica.over:
-                self.book.replica_s += max(0.0, duration_s - replica.launched_s)
-        idle = self.book.idle_at_least
-        most = max(idle, default=0)
-        self.book.idle_at_least = {
-            least: sum(seconds for so_many, seconds in idle.items() if so_many >= least)
-            for least in range(1, most + 1)
-        }
+                self._payer(replica.key).replica_s += max(0.0, duration_s - replica.launched_s)
+        for served in self._all:
+            served.settle()
+
+    def _served(self, request_id: int) -> Served:
+        return self._all[bisect_right(self._first_ids, request_id) - 1]
+
+    def _payer(self, key: Hashable | None) -> Book | Spare:
+        return self.spare if key is None else self.served[key].book
 
 
 def _nobody(_: SimReplica) -> None:

@@ -34,8 +34,9 @@ from tideserve.autoscaler.core.reconcile import reconcile
 from tideserve.autoscaler.core.state import ReconcileState, Rules
 from tideserve.sim.book import WAIT_BOUNDS_S
 from tideserve.sim.engine import Engine
-from tideserve.sim.hardware import Spread
+from tideserve.sim.hardware import Hardware, Spread
 from tideserve.sim.replica import SimReplica
+from tideserve.sim.served import Served
 
 TICK_S: Final = 0.25
 _EPOCH: Final = 1
@@ -43,41 +44,48 @@ _EPOCH: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class FleetSettings:
-    """`unix_s`: the wall time of virtual second 0, for schedules and the time of day.
-    `initial`: replicas that are READY at the start."""
+    """`initial`: replicas that are READY at the start, by model, and `latency_target_s` of each.
+    `unix_s`: the wall time of virtual second 0, for schedules and the time of day, of which
+    `day_speed` seconds go by in a virtual one."""
 
+    initial: Mapping[ModelKey, int]
+    latency_target_s: Mapping[ModelKey, float]
     tick_s: float = TICK_S
     unix_s: float = 1.7e9
-    initial: int = 1
-    latency_target_s: float | None = None
+    day_speed: float = 1.0
     rules: Rules = field(default_factory=Rules)
 
 
 class Fleet:
-    """Owns the instances of one engine and what reconciling remembers."""
+    """Owns the instances of one engine, of all its models, and what reconciling remembers."""
 
     def __init__(self, engine: Engine, policy: Policy, settings: FleetSettings) -> None:
-        assert isinstance(engine.key, ModelKey), "the autoscaler names models by ModelKey"
         self._engine = engine
-        self._key = engine.key
+        self._served = {_named(one.key): one for one in engine.served.values()}
         self._policy = policy
         self._settings = settings
         self._state = ReconcileState(life=1)
         self._instances: dict[str, Instance] = {}
-        self._desired: int | None = None
-        self.decisions: list[tuple[float, Decision]] = []
+        self._desired: dict[ModelKey, int] = {}
+        self.decisions: dict[ModelKey, list[tuple[float, Decision]]] = {
+            key: [] for key in self._served
+        }
         engine.on_ended = self._ended
 
     def begin(self) -> None:
         """The replicas that are there, and the first look."""
         engine = self._engine
-        for number in range(self._settings.initial):
-            replica = self._launch(f"{self._key.name}-initial-{number}", self._key, "cpu")
-            replica.startup_s = engine.hardware.start_s.draw_s(engine.generator)
-            replica.launched_s -= replica.startup_s
-            if engine.join(replica):
-                engine.ready(replica)
-        engine.book.starts = 0
+        room = {device.name: device.slots for device in self._settings.rules.devices}
+        for key, served in self._served.items():
+            for number in range(self._settings.initial[key]):
+                device = max(room, key=lambda name: room[name])
+                room[device] -= 1
+                replica = self._launch(f"{key.name}-initial-{number}", key, device)
+                replica.startup_s = served.hardware.start_s.draw_s(engine.generator)
+                replica.launched_s -= replica.startup_s
+                if engine.join(replica):
+                    engine.ready(replica)
+            served.book.starts = 0
         engine.at(0.0, self._look)
 
     # --- one look -------------------------------------------------------------------------
@@ -100,16 +108,16 @@ class Fleet:
     def _record(
         self, decisions: Mapping[ModelKey, Decision], snapshot: Snapshot, now_s: float
     ) -> None:
-        states = [replica.state for replica in snapshot.replicas]
-        book = self._engine.book
-        book.counts.append(
-            (now_s, states.count(ReplicaState.READY), states.count(ReplicaState.STARTING))
-        )
-        decision = decisions[self._key]
-        if decision.desired != self._desired:
-            self._desired = decision.desired
-            book.desired.append((now_s, decision.desired))
-            self.decisions.append((now_s, decision))
+        for key, served in self._served.items():
+            states = [replica.state for replica in snapshot.replicas if replica.key == key]
+            book, decision = served.book, decisions[key]
+            book.counts.append(
+                (now_s, states.count(ReplicaState.READY), states.count(ReplicaState.STARTING))
+            )
+            if decision.desired != self._desired.get(key):
+                self._desired[key] = decision.desired
+                book.desired.append((now_s, decision.desired))
+                self.decisions[key].append((now_s, decision))
 
     def _act(self, action: Action, now_s: float) -> None:
         engine = self._engine
@@ -118,7 +126,7 @@ class Fleet:
             case Start(replica_id, key, device):
                 members.announce(replica_id, key, now_s)
                 prepared = self._instances.get(replica_id)
-                hardware = engine.hardware
+                hardware = self._hardware(key)
                 spread = hardware.prepared_s if prepared is not None else hardware.start_s
                 self._start(self._launch(replica_id, key, device), key, spread, now_s)
             case Assign(replica_id, key):
@@ -142,7 +150,7 @@ class Fleet:
     def _launch(self, replica_id: str, key: ModelKey | None, device: str) -> SimReplica:
         self._engine.scheduler.members.announce(replica_id, key, self._engine.now_s)
         self._instances[replica_id] = Instance(replica_id, key, device)
-        return self._engine.launch(replica_id, device)
+        return self._engine.launch(replica_id, key, device)
 
     def _start(
         self, replica: SimReplica, key: ModelKey | None, spread: Spread, now_s: float
@@ -158,7 +166,8 @@ class Fleet:
     def _assign(self, replica: SimReplica, key: ModelKey, now_s: float) -> None:
         if not self._engine.scheduler.members.assign(replica.replica_id, key, now_s):
             return
-        replica.startup_s = self._engine.hardware.load_s.draw_s(self._engine.generator)
+        self._engine.give(replica, key)
+        replica.startup_s = self._hardware(key).load_s.draw_s(self._engine.generator)
         self._engine.at(now_s + replica.startup_s, lambda _: self._engine.ready(replica))
 
     def _kill(self, replica_id: str, now_s: float) -> None:
@@ -179,16 +188,24 @@ class Fleet:
                 replica.replica_id, known.key, known.device, Exit(replica.over)
             )
 
+    def _hardware(self, key: ModelKey | None) -> Hardware:
+        """A standby starts as the first model's replicas do."""
+        served = self._served.get(key) if key is not None else None
+        return (served or next(iter(self._served.values()))).hardware
+
     # --- what the autoscaler sees -----------------------------------------------------------
 
     def _snapshot(self, now_s: float) -> Snapshot:
         return Snapshot(
             epoch=_EPOCH,
-            models=(Model(self._key, latency_target_s=self._settings.latency_target_s),),
+            models=tuple(
+                Model(key, latency_target_s=self._settings.latency_target_s[key])
+                for key in self._served
+            ),
             replicas=tuple(
                 Replica(
                     replica_id=member.replica_id,
-                    key=self._key if member.model is not None else None,
+                    key=member.model if isinstance(member.model, ModelKey) else None,
                     state=ReplicaState(member.state.value),
                     state_age_s=now_s - member.state_since_s,
                     pid=int(member.joined),
@@ -213,12 +230,18 @@ class Fleet:
         return 0.0 if replica is None else replica.busy_s
 
     def _sample(self, now_s: float) -> Sample:
-        engine = self._engine
-        book, model = engine.book, engine.model
+        settings = self._settings
+        return Sample(
+            unix_s=settings.unix_s + settings.day_speed * now_s,
+            loads={key: self._load(served, now_s) for key, served in self._served.items()},
+        )
+
+    def _load(self, served: Served, now_s: float) -> Load:
+        book, model = served.book, self._engine.scheduler.models[served.key]
         oldest_s = model.queue.oldest_arrival_s()
-        load = Load(
+        return Load(
             at_s=now_s,
-            arrivals=engine.arrivals,
+            arrivals=served.arrivals,
             rejected=book.rejected,
             expired=book.expired,
             succeeded=book.succeeded,
@@ -231,4 +254,8 @@ class Fleet:
             oldest_age_s=0.0 if oldest_s is None else now_s - oldest_s,
             profile=tuple(model.profile.points()),
         )
-        return Sample(unix_s=self._settings.unix_s + now_s, loads={self._key: load})
+
+
+def _named(key: object) -> ModelKey:
+    assert isinstance(key, ModelKey), "the autoscaler names models by ModelKey"
+    return key

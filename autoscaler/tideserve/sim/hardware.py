@@ -31,7 +31,7 @@ class BatchTimes:
                 f"profile: expected seconds above 0 that never fall with the rows, got {times_s}"
             )
 
-    def mean_s(self, rows: int) -> float:
+    def mean_s(self, rows: float) -> float:
         """l(rows)."""
         points = self.points
         if len(points) == 1:
@@ -41,7 +41,7 @@ class BatchTimes:
         time_s = lower_s + (rows - lower) * (upper_s - lower_s) / (upper - lower)
         return max(time_s, points[0][1] * rows / points[0][0] if rows < points[0][0] else 0.0)
 
-    def draw_s(self, rows: int, generator: np.random.Generator) -> float:
+    def draw_s(self, rows: float, generator: np.random.Generator) -> float:
         """One batch's time."""
         if self.noise == 0.0:
             return self.mean_s(rows)
@@ -76,7 +76,8 @@ class Spread:
 class Hardware:
     """`start_s`: launch to READY, cold; `load_s`: of a standby that is given a model;
     `prepared_s`: of an instance made before. `mean_life_s`: until it dies by itself,
-    exponential; inf: never. `link_s`: what a lease takes to the replica, and its outcome back."""
+    exponential; inf: never. `link_s`: what a lease takes to the replica, and its outcome back.
+    `row_cost`: of the rows that `batch` is about; others count by what they cost."""
 
     batch: BatchTimes
     start_s: Spread = field(default_factory=lambda: Spread(0.3, 0.6))
@@ -84,6 +85,19 @@ class Hardware:
     prepared_s: Spread = field(default_factory=lambda: Spread(0.5, 0.6))
     mean_life_s: float = inf
     link_s: float = 0.0
+    row_cost: int = 1
+
+    def mean_batch_s(self, rows: int, row_cost: int) -> float:
+        """l(b) of so many rows, each of that cost."""
+        return self.batch.mean_s(self._counted(rows, row_cost))
+
+    def draw_batch_s(self, rows: int, row_cost: int, generator: np.random.Generator) -> float:
+        """How long such a batch takes this time."""
+        return self.batch.draw_s(self._counted(rows, row_cost), generator)
+
+    def _counted(self, rows: int, row_cost: int) -> float:
+        """As rows of what `batch` is about."""
+        return rows if row_cost == self.row_cost else rows * row_cost / self.row_cost
 
     def draw_life_s(self, generator: np.random.Generator) -> float:
         """From READY to its death."""

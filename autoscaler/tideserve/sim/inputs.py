@@ -1,62 +1,138 @@
-"""From files and options to a scenario."""
+"""From files and options to scenarios, one for each model of a run."""
 
-import csv
-from math import inf, isfinite, nan
-from pathlib import Path
+from bisect import bisect_left
+from collections.abc import Callable
+from math import inf, isfinite
 from typing import Final, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tideserve.server.core.settings import BatchingMode, OnLate
-from tideserve.sim.arrivals import parse
+from tideserve.sim.by_model import ByModel
+from tideserve.sim.demand import Counts, Demand, begin_unix_s, demands_of, whole_numbers
 from tideserve.sim.errors import SimulationError
 from tideserve.sim.hardware import BatchTimes, Hardware, Spread
-from tideserve.sim.options import Options
-from tideserve.sim.scenario import Scenario
-from tideserve.sim.trace import read_trace
+from tideserve.sim.options import DEFAULT_MAX_BATCH_ROWS, Options
+from tideserve.sim.scenario import UNIX_S, Scenario
+from tideserve.sim.timing import batch_times_of
 
-_LEAST_ARRIVALS: Final = 2
-# A request has no more rows than a batch, which --max-batch-rows bounds.
-_MOST_DIGITS: Final = 4
+_MOST_BATCH_ROWS: Final = 4096
+_MOST_LENGTH: Final = 1_048_576
 _Choice = TypeVar("_Choice", BatchingMode, OnLate)
 
 
-def scenario_of(options: Options, target_s: float) -> Scenario:
-    """Raises `SimulationError`."""
-    _check_numbers(options, target_s)
+def scenarios_of(options: Options, target_of: Callable[[str], float]) -> list[Scenario]:
+    """`target_of` a model, in seconds. Raises `SimulationError`."""
+    _check_numbers(options)
+    most_rows = ByModel.of("--max-batch-rows", options.max_batch_rows)
     try:
-        arrived_s, duration_s, request_rows = _arrivals(options, target_s)
-        hardware = _hardware(options)
+        demands = demands_of(options)
+        models = [demand.model for demand in demands]
+        most_rows.check(models)
+        times = batch_times_of(options, models)
+        hardware = {model: _hardware(options, times[model]) for model in models}
     except (OSError, ValueError) as error:
         raise SimulationError(str(error)) from error
+    targets_s = {model: _checked_target_s(target_of(model)) for model in models}
+    duration_s = options.duration or max(
+        float(demand.arrived_s[-1]) + targets_s[demand.model] for demand in demands
+    )
+    unix_s = begin_unix_s(options, demands)
+    return [
+        _scenario(
+            options,
+            demand,
+            hardware=hardware[demand.model],
+            target_s=targets_s[demand.model],
+            max_batch_rows=_max_batch_rows(most_rows.get(demand.model)),
+            duration_s=duration_s,
+            unix_s=UNIX_S if unix_s is None else unix_s,
+        )
+        for demand in demands
+    ]
+
+
+def _scenario(
+    options: Options,
+    demand: Demand,
+    *,
+    hardware: Hardware,
+    target_s: float,
+    max_batch_rows: int,
+    duration_s: float,
+    unix_s: float,
+) -> Scenario:
+    if demand.rows is not None and demand.rows.max() > max_batch_rows:
+        raise SimulationError(
+            f"expected requests of at most {max_batch_rows} rows (--max-batch-rows), "
+            f"got one of {demand.rows.max()}"
+        )
+    edges, costs = _padded(options, demand)
     return Scenario(
-        arrived_s=arrived_s,
+        arrived_s=demand.arrived_s,
         duration_s=duration_s,
         target_s=target_s,
         hardware=hardware,
-        max_batch_rows=options.max_batch_rows,
+        max_batch_rows=max_batch_rows,
         mode=_one_of(BatchingMode, options.batching, "--batching"),
         on_late=_one_of(OnLate, options.on_late, "--on-late"),
         window_s=options.window,
         initial=options.initial,
-        name=options.model,
-        request_rows=request_rows,
+        name=demand.model,
+        request_rows=demand.rows,
+        row_costs=costs,
+        pad_edges=edges,
+        max_batch_cost=options.max_batch_cost,
+        unix_s=unix_s,
+        day_speed=options.speed,
     )
 
 
-def _hardware(options: Options) -> Hardware:
+def _padded(options: Options, demand: Demand) -> tuple[tuple[int, ...], Counts | None]:
+    """The edges of the buckets, and each request's length up to its own one's."""
+    edges = _edges(options)
+    if demand.lengths is None:
+        if edges or options.max_batch_cost is not None:
+            raise SimulationError(
+                "--pad and --max-batch-cost are of requests with lengths: give --lengths, or a "
+                "trace with a column length"
+            )
+        return (), None
+    if not edges:
+        raise SimulationError(
+            "--pad: expected the edges that requests are padded to, such as 64/128/256, where they "
+            "have lengths"
+        )
+    padded = [
+        edges[at] if (at := bisect_left(edges, length)) < len(edges) else length
+        for length in demand.lengths.tolist()
+    ]
+    return edges, np.array(padded, np.int64)
+
+
+def _edges(options: Options) -> tuple[int, ...]:
+    if not options.pad:
+        return ()
+    edges = whole_numbers("--pad", options.pad, _MOST_LENGTH)
+    if sorted(set(edges)) != edges:
+        raise SimulationError(f"--pad: expected ascending edges, got '{options.pad}'")
+    return tuple(edges)
+
+
+def _hardware(options: Options, times: BatchTimes) -> Hardware:
+    edges = _edges(options)
     return Hardware(
-        _batch_times(options),
+        times,
         start_s=Spread(options.start, options.start_worst or 0.0),
         load_s=Spread(options.standby_start, 2.0 * options.standby_start),
         prepared_s=Spread(options.prepared_start, 1.2 * options.prepared_start),
         mean_life_s=options.mean_life or inf,
         link_s=options.link,
+        row_cost=edges[-1] if edges else 1,
     )
 
 
-def _check_numbers(options: Options, target_s: float) -> None:
+def _check_numbers(options: Options) -> None:
     """What a float can be and a time cannot; options that would have no effect."""
     finite = {
         "--speed": options.speed,
@@ -73,111 +149,27 @@ def _check_numbers(options: Options, target_s: float) -> None:
     for option, value in finite.items():
         if value is not None and not isfinite(value):
             raise SimulationError(f"{option}: expected a finite number, got {value:g}")
-    if not (isfinite(target_s) and target_s > 0.0):
-        raise SimulationError(f"--target: expected seconds, more than 0, got {target_s:g}")
     if options.trace is None and options.speed != 1.0:
         raise SimulationError("--speed is of a --trace: give --arrivals the rate itself")
     if options.window and options.batching != BatchingMode.WINDOW.value:
         raise SimulationError(f"--window is of --batching window, got {options.batching}")
 
 
-def _arrivals(
-    options: Options, target_s: float
-) -> tuple[NDArray[np.float64], float, NDArray[np.int64] | None]:
-    """Times, how long the run is, and the rows of each."""
-    if (options.trace is None) == (not options.arrivals):
-        raise SimulationError("expected either --trace FILE or --arrivals SPEC")
-    generator = np.random.default_rng([options.seed, 1])
-    rows: NDArray[np.int64] | None = None
-    if options.trace is not None:
-        trace = read_trace(options.trace, speed=options.speed)
-        times_s, rows = trace.arrivals_s(generator), trace.rows
-        if options.duration is not None:
-            times_s = times_s[times_s < options.duration]
-            rows = None if rows is None else rows[: len(times_s)]
-    else:
-        duration_s = options.duration if options.duration is not None else 600.0
-        times_s = parse(options.arrivals).times_s(duration_s, generator)
-    if len(times_s) < _LEAST_ARRIVALS:
+def _checked_target_s(target_s: float) -> float:
+    if not (isfinite(target_s) and target_s > 0.0):
+        raise SimulationError(f"--target: expected seconds, more than 0, got {target_s:g}")
+    return target_s
+
+
+def _max_batch_rows(text: str | None) -> int:
+    if text is None:
+        return DEFAULT_MAX_BATCH_ROWS
+    rows = int(text) if text.isdecimal() and len(text) <= len(str(_MOST_BATCH_ROWS)) else 0
+    if not 1 <= rows <= _MOST_BATCH_ROWS:
         raise SimulationError(
-            f"expected at least {_LEAST_ARRIVALS} arrivals, got {len(times_s)}: give a longer "
-            "--duration or another trace"
+            f"--max-batch-rows: expected a whole number from 1 to {_MOST_BATCH_ROWS}, got '{text}'"
         )
-    if options.rows:
-        if rows is not None:
-            raise SimulationError(f"--rows: {options.trace} has a column of rows already")
-        rows = np.random.default_rng([options.seed, 2]).choice(_row_counts(options), len(times_s))
-    if rows is not None and rows.max() > options.max_batch_rows:
-        raise SimulationError(
-            f"expected requests of at most {options.max_batch_rows} rows (--max-batch-rows), "
-            f"got one of {rows.max()}"
-        )
-    return times_s, options.duration or float(times_s[-1]) + target_s, rows
-
-
-def _row_counts(options: Options) -> list[int]:
-    parts = options.rows.split("/")
-    counts = [int(part) if part.isdecimal() and len(part) <= _MOST_DIGITS else 0 for part in parts]
-    if min(counts) < 1:
-        raise SimulationError(
-            f"--rows: expected whole numbers from 1 such as 4 or 1/1/8, got '{options.rows}'"
-        )
-    return counts
-
-
-def _batch_times(options: Options) -> BatchTimes:
-    if (options.profile is None) == (not options.linear):
-        raise SimulationError(
-            "expected either --profile FILE (lines of rows,seconds) or --linear PER_ROW,BASE "
-            "in milliseconds"
-        )
-    if options.profile is not None:
-        return BatchTimes(_read_profile(options.profile), options.noise)
-    parts = options.linear.split(",")
-    try:
-        per_row_ms, base_ms = (float(part) for part in parts)
-    except ValueError:
-        raise SimulationError(
-            f"--linear: expected two numbers of milliseconds such as 1.053,5.072, "
-            f"got '{options.linear}'"
-        ) from None
-    sane = isfinite(per_row_ms) and isfinite(base_ms)
-    if not sane or per_row_ms < 0.0 or per_row_ms + base_ms <= 0.0:
-        raise SimulationError(
-            f"--linear: expected finite times that do not fall with the rows and are more than 0, "
-            f"got '{options.linear}'"
-        )
-    return BatchTimes.linear(per_row_ms / 1e3, base_ms / 1e3, options.noise)
-
-
-def _read_profile(path: Path) -> tuple[tuple[int, float], ...]:
-    """Lines of rows and seconds, a heading allowed: `rows,seconds`."""
-    points: list[tuple[int, float]] = []
-    # Spreadsheets put a byte order mark first.
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        for number, line in enumerate(csv.reader(file), 1):
-            if not line or (number == 1 and not _is_number(line[0])):
-                continue
-            try:
-                rows, seconds = line
-                point = int(rows), float(seconds)
-            except ValueError:
-                point = 0, nan
-            if not isfinite(point[1]):
-                raise SimulationError(
-                    f"{path}:{number}: expected rows,seconds such as 8,0.0135, got "
-                    f"'{','.join(line)}'"
-                )
-            points.append(point)
-    return tuple(points)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+    return rows
 
 
 def _one_of(kind: type[_Choice], text: str, option: str) -> _Choice:

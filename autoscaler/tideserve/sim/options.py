@@ -3,27 +3,34 @@
 import functools
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Final, get_type_hints
 
 import typer
 
 from tideserve.server.core.settings import BatchingMode, OnLate
 
+DEFAULT_MAX_BATCH_ROWS: Final = 64
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """As they stand there. Times in seconds but for `linear`."""
+    """As they stand there. Times in seconds but for `linear`. What is a list is for all models, or
+    MODEL=VALUE for one, given as often as there are."""
 
     trace: Annotated[
         Path | None,
         typer.Option(help="Arrivals: a time a line, or a rate a second under the heading `rate`."),
     ] = None
     arrivals: Annotated[
-        str,
-        typer.Option(help="Instead: poisson:rate=300, gamma:rate=300,cv=3, step:20x10/200x30, ..."),
-    ] = ""
+        list[str],
+        typer.Option(
+            help="Instead: poisson:rate=300, gamma:rate=300,cv=3, step:20x10/200x30, ...; of "
+            "several models MODEL=SPEC each.",
+            show_default=False,
+        ),
+    ] = field(default_factory=list)
     speed: Annotated[float, typer.Option(help="The trace so many times faster.")] = 1.0
     duration: Annotated[
         float | None, typer.Option(help="Seconds of it; by default all, or 600.")
@@ -32,19 +39,34 @@ class Options:
         Path | None, typer.Option(help="Batch times: lines of rows,seconds, a heading allowed.")
     ] = None
     linear: Annotated[
-        str, typer.Option(help="Instead, in milliseconds: PER_ROW,BASE such as 1.053,5.072.")
-    ] = ""
+        list[str],
+        typer.Option(
+            help="Instead, in milliseconds: PER_ROW,BASE such as 1.053,5.072; MODEL=PER_ROW,BASE "
+            "for one of several.",
+            show_default=False,
+        ),
+    ] = field(default_factory=list)
     noise: Annotated[
         float, typer.Option(min=0.0, help="Standard deviation of the logarithm of batch times.")
     ] = 0.0
-    model: Annotated[str, typer.Option(help="Whose section of the file; it need not have one.")] = (
-        "model"
-    )
+    model: Annotated[
+        str,
+        typer.Option(
+            help="Whose section of the file; it need not have one. By default all that the trace "
+            "names."
+        ),
+    ] = ""
     target: Annotated[
         float | None,
         typer.Option(help="Seconds from arrival to answer; by default the model's latency_target."),
     ] = None
-    max_batch_rows: Annotated[int, typer.Option(min=1, max=4096, help="As max_batch_size.")] = 64
+    max_batch_rows: Annotated[
+        list[str],
+        typer.Option(
+            help=f"As max_batch_size, {DEFAULT_MAX_BATCH_ROWS} by default; MODEL=ROWS for one.",
+            show_default=False,
+        ),
+    ] = field(default_factory=list)
     batching: Annotated[str, typer.Option(help="slo, eager or window.")] = BatchingMode.SLO.value
     window: Annotated[
         float, typer.Option(min=0.0, help="In mode window: seconds that a batch waits to fill.")
@@ -71,7 +93,30 @@ class Options:
     rows: Annotated[
         str, typer.Option(help="Rows of a request: 1, or drawn from several such as 1/1/8.")
     ] = ""
-    initial: Annotated[int, typer.Option(min=0, help="Replicas that are READY at the start.")] = 1
+    lengths: Annotated[
+        str,
+        typer.Option(help="Lengths of a request in the dim that is padded: 90, or 30/30/400."),
+    ] = ""
+    pad: Annotated[
+        str,
+        typer.Option(
+            help="What lengths are padded to, as tideserve.pad's buckets: 64/128/256. Batch times "
+            "are of rows of the last one."
+        ),
+    ] = ""
+    max_batch_cost: Annotated[
+        int | None, typer.Option(min=1, help="Rows times their padded length in a batch, at most.")
+    ] = None
+    begin: Annotated[
+        str,
+        typer.Option(
+            help="When the run begins, for schedules and the time of day: 2026-03-02T07:30. By "
+            "default what a trace of dates says."
+        ),
+    ] = ""
+    initial: Annotated[
+        int, typer.Option(min=0, help="Replicas of each that are READY at the start.")
+    ] = 1
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same numbers.")] = 1
 
 
@@ -80,12 +125,12 @@ def with_options(run: Callable[..., None]) -> Callable[..., None]:
     hints = get_type_hints(Options, include_extras=True)
     shared = [
         inspect.Parameter(
-            field.name,
+            one.name,
             inspect.Parameter.KEYWORD_ONLY,
-            default=field.default,
-            annotation=hints[field.name],
+            default=_default(one),
+            annotation=hints[one.name],
         )
-        for field in fields(Options)
+        for one in fields(Options)
     ]
     own = [
         parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
@@ -102,3 +147,7 @@ def with_options(run: Callable[..., None]) -> Callable[..., None]:
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {one.name: one.annotation for one in parameters}
     return command
+
+
+def _default(option: Field[Any]) -> Any:
+    return option.default if option.default_factory is MISSING else option.default_factory()

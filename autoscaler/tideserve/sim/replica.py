@@ -1,6 +1,7 @@
 """A simulated replica: what it holds, and what it is doing."""
 
 from collections import deque
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from math import inf
 
@@ -9,12 +10,13 @@ from tideserve.server.core.leases import Lease
 
 @dataclass(slots=True, eq=False)
 class SimReplica:
-    """`launched_s`: from then on it is paid for. `started_s`: when its current batch began.
-    `epoch` 0: it has not joined."""
+    """`key`: its model, None: a standby. `launched_s`: from then on that model pays for it.
+    `started_s`: when its current batch began. `epoch` 0: it has not joined."""
 
     replica_id: str
     launched_s: float
     device: str = "cpu"
+    key: Hashable | None = None
     epoch: int = 0
     sequence: int = 0
     held: deque[Lease] = field(default_factory=deque)

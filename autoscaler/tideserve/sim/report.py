@@ -8,6 +8,7 @@ from html import escape
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
 
 import numpy as np
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 COLUMNS: Final = (
     "system",
+    "model",
     "in time",
     "answered",
     "p50",
@@ -37,6 +39,7 @@ def row_of(run: Run) -> tuple[str, ...]:
     figures = run.figures
     return (
         run.system,
+        run.model,
         f"{figures.attainment:.2%}",
         f"{figures.answered:.2%}",
         _milliseconds(figures.p50_s),
@@ -67,17 +70,24 @@ def markdown_of(runs: Sequence[Run]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def document_of(scenario: Scenario, runs: Sequence[Run], seed: int) -> dict[str, Any]:
+def document_of(scenarios: Sequence[Scenario], runs: Sequence[Run], seed: int) -> dict[str, Any]:
     """For programs. The same for the same seed; times that are not known are null."""
     return {
         "seed": seed,
-        "duration_s": round(scenario.duration_s, 6),
-        "target_s": scenario.target_s,
-        "batching": scenario.mode.value,
-        "rows_per_s_of_a_replica": round(scenario.rows_per_s, 6),
+        "duration_s": round(scenarios[0].duration_s, 6),
+        "batching": scenarios[0].mode.value,
+        "models": [
+            {
+                "model": one.name,
+                "target_s": one.target_s,
+                "rows_per_s_of_a_replica": round(one.rows_per_s, 6),
+            }
+            for one in scenarios
+        ],
         "systems": [
             {
                 "system": run.system,
+                "model": run.model,
                 "over_optimum": None if run.over_optimum is None else round(run.over_optimum, 6),
                 **{name: _finite(value) for name, value in asdict(run.figures).items()},
             }
@@ -104,7 +114,7 @@ def picture(scenario: Scenario, runs: Sequence[Run], note: str) -> bytes:
         missed = ~in_time(run.book, scenario.target_s)
         too_late, _ = np.histogram(scenario.arrived_s[missed], bins=edges)
         late.plot(edges[:-1], too_late / bin_s, lw=1, label=run.system)
-    asked, _ = np.histogram(scenario.arrived_s, bins=edges, weights=scenario.request_rows)
+    asked, _ = np.histogram(scenario.arrived_s, bins=edges, weights=scenario.request_work)
     needed = asked / bin_s / scenario.rows_per_s
     counts.plot(edges[:-1], needed, color="0.7", lw=1, label="load over capacity")
     counts.set_ylabel("replicas READY")
@@ -116,32 +126,51 @@ def picture(scenario: Scenario, runs: Sequence[Run], note: str) -> bytes:
     return out.getvalue()
 
 
-def page(runs: Sequence[Run], image: bytes, note: str) -> str:
-    """One HTML file with everything in it."""
+def page(runs: Sequence[Run], pictures: Sequence[tuple[str, bytes]]) -> str:
+    """One HTML file with everything in it. `pictures`: each with its note."""
     head = "".join(f"<th>{escape(name)}</th>" for name in COLUMNS)
     body = "".join(
         "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row_of(run)) + "</tr>"
         for run in runs
     )
-    encoded = base64.b64encode(image).decode()
+    shown = "".join(
+        f'<p>{escape(note)}</p><p><img alt="load, replicas and late requests over time" '
+        f'src="data:image/png;base64,{base64.b64encode(image).decode()}"></p>'
+        for note, image in pictures
+    )
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8"><title>Simulation</title>'
         "<style>body{font-family:sans-serif;margin:2rem}table{border-collapse:collapse}"
         "td,th{padding:.3rem .7rem;border-bottom:1px solid #ccc;text-align:right}"
         "td:first-child,th:first-child{text-align:left}img{max-width:100%}</style>"
-        f"<h1>Simulation</h1><p>{escape(note)}</p>"
-        f"<table><tr>{head}</tr>{body}</table>"
-        f'<p><img alt="load, replicas and late requests over time" '
-        f'src="data:image/png;base64,{encoded}"></p></html>\n'
+        f"<h1>Simulation</h1><table><tr>{head}</tr>{body}</table>{shown}</html>\n"
     )
 
 
-def write_report(folder: Path, scenario: Scenario, runs: Sequence[Run], note: str) -> None:
-    """simulation.png and simulation.html."""
+def write_report(
+    folder: Path, scenarios: Sequence[Scenario], runs: Sequence[Run], seed: int
+) -> None:
+    """simulation.html, and simulation.png or, of several models, simulation-MODEL.png of each."""
     folder.mkdir(parents=True, exist_ok=True)
-    image = picture(scenario, runs, note)
-    (folder / "simulation.png").write_bytes(image)
-    (folder / "simulation.html").write_text(page(runs, image, note), encoding="utf-8")
+    pictures: list[tuple[str, bytes]] = []
+    for scenario in scenarios:
+        note = note_of(scenario, seed)
+        own = [run for run in runs if run.model == scenario.name]
+        image = picture(scenario, own, note)
+        # A name may have characters that a file's may not.
+        suffix = f"-{quote(scenario.name, safe='')}" if len(scenarios) > 1 else ""
+        (folder / f"simulation{suffix}.png").write_bytes(image)
+        pictures.append((note, image))
+    (folder / "simulation.html").write_text(page(runs, pictures), encoding="utf-8")
+
+
+def note_of(scenario: Scenario, seed: int) -> str:
+    """What was simulated, in a line."""
+    return (
+        f"{scenario.name}: {len(scenario.arrived_s)} arrivals in {scenario.duration_s:.0f} s, target "
+        f"{scenario.target_s * 1e3:g} ms, {scenario.rows_per_s:.4g} rows/s a replica, start-up "
+        f"{scenario.hardware.start_s.median_s:g} s, mode {scenario.mode.value}, seed {seed}"
+    )
 
 
 def _milliseconds(seconds: float) -> str:

@@ -1,7 +1,8 @@
 """`tideserve record`: how many requests came each second, for `tideserve simulate`."""
 
+import csv
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Final
@@ -25,10 +26,14 @@ from tideserve.client import ServerStatus
 _SECOND_S: Final = 1.0
 _LONGEST_GAP_S: Final = 60.0
 HEADING: Final = "rate_per_s"
+MODEL_HEADING: Final = "model"
 
 
 def record(
-    model: Annotated[str, typer.Argument(help="The model's name; all its versions count.")],
+    models: Annotated[
+        list[str],
+        typer.Argument(metavar="MODEL...", help="The models' names; all versions of each count."),
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The trace file to write.")],
     duration: Annotated[
         str, typer.Option("--for", metavar="TIME", help="How long: seconds, 90s, 10m, 2h.")
@@ -40,11 +45,12 @@ def record(
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
 ) -> None:
-    """Record a model's arrivals, one rate a second, without any content. Ctrl-C ends it early."""
+    """Record arrivals, one rate a second and model, without any content. Ctrl-C ends it early."""
     from rich.console import Console
     from rich.progress import track
 
     seconds = max(1, round(seconds_of(duration)))
+    models = list(dict.fromkeys(models))
     with ExitStack() as stack:
         client = stack.enter_context(
             control_client(
@@ -53,8 +59,9 @@ def record(
         )
         # Before the file is opened: what is in it shall outlive a wrong address or name.
         first = client.status()
-        _check_served(first, model)
-        file = stack.enter_context(out.open("w", encoding="utf-8"))
+        for model in models:
+            _check_served(first, model)
+        file = stack.enter_context(out.open("w", encoding="utf-8", newline=""))
 
         def looks() -> Iterator[ServerStatus]:
             yield first
@@ -64,30 +71,34 @@ def record(
                 time.sleep(max(0.0, due_s - time.monotonic()))
                 yield client.status()
 
-        file.write(f"{HEADING}\n")
-        recorded: list[float] = []
+        several = len(models) > 1
+        lines = csv.writer(file, lineterminator="\n")
+        lines.writerow([HEADING, MODEL_HEADING] if several else [HEADING])
+        seconds_recorded, came = 0, 0.0
         try:
-            for rate in rates(looks(), model):
-                recorded.append(rate)
-                file.write(f"{rate:.3f}\n")
+            for second in rates(looks(), models):
+                seconds_recorded += 1
+                came += sum(second)
+                for model, rate in zip(models, second, strict=True):
+                    lines.writerow([f"{rate:.3f}", model] if several else [f"{rate:.3f}"])
                 file.flush()
         except KeyboardInterrupt:
             typer.echo(f"ended early: {out} has what came until now", err=True)
-    mean = sum(recorded) / max(1, len(recorded))
-    typer.echo(f"{out}: {len(recorded)} s, {mean:.1f} requests/s on average")
+    mean = came / max(1, seconds_recorded)
+    typer.echo(f"{out}: {seconds_recorded} s, {mean:.1f} requests/s on average")
 
 
-def rates(looks: Iterable[ServerStatus], model: str) -> Iterator[float]:
-    """Arrivals a second, of each second from the first look on by the server's clock: one that no
-    look fell into has the rate of those between the two around it."""
-    before: tuple[float, dict[str, int]] | None = None
+def rates(looks: Iterable[ServerStatus], models: Sequence[str]) -> Iterator[tuple[float, ...]]:
+    """Arrivals a second of each of `models`, of each second from the first look on by the server's
+    clock: one that no look fell into has the rate of those between the two around it."""
+    before: tuple[float, dict[tuple[str, str], int]] | None = None
     began_s, told = 0.0, 0
     for status in looks:
-        counts: dict[str, int] = {}
+        counts: dict[tuple[str, str], int] = {}
         for one in status.models:
-            if one.name == model:
-                # All generations of a version have the same numbers.
-                counts[one.version] = max(one.arrivals, counts.get(one.version, 0))
+            # All generations of a version have the same numbers.
+            key = one.name, one.version
+            counts[key] = max(one.arrivals, counts.get(key, 0))
         if before is None:
             before, began_s = (status.time_s, counts), status.time_s
             continue
@@ -97,12 +108,13 @@ def rates(looks: Iterable[ServerStatus], model: str) -> Iterator[float]:
             span_s, began_s = _SECOND_S, status.time_s - told - _SECOND_S
         whole = round(status.time_s - began_s) - told
         if whole > 0:
-            # A version that is new, or of a restarted server, counts from 0.
-            came = sum(
-                count - known if count >= (known := before[1].get(version, 0)) else count
-                for version, count in counts.items()
-            )
-            yield from [came / span_s] * whole
+            came = dict.fromkeys(models, 0)
+            for key, count in counts.items():
+                # A version that is new, or of a restarted server, counts from 0.
+                known = before[1].get(key, 0)
+                if key[0] in came:
+                    came[key[0]] += count - known if count >= known else count
+            yield from [tuple(count / span_s for count in came.values())] * whole
             told += whole
             before = status.time_s, before[1] | counts
 
