@@ -20,14 +20,13 @@ _REPLICA = "server/tideserve/replica"
 # (`replica/tensors`, `contents`, `padding`): compiled code lets no other thread in, and a replica
 # that reads a million strings has to beat meanwhile, a server to answer /healthz.
 _FOLDERS = (f"{_SERVER}/core", f"{_SERVER}/front/native")
-# The simulator's other rules are subclasses of `Assignment`, which a compiled class cannot have.
-_INTERPRETED = ("__init__.py", "assignment.py")
 _MODULES = (
     *(
         f"{_SERVER}/{name}.py"
         for name in (
             "batch",
             "dispatcher",
+            "exchanges",
             "mailbox",
             "placement",
             "plans",
@@ -44,6 +43,7 @@ _MODULES = (
             "exchange",
             "exchanger",
             "http2",
+            "model_io",
             "runner",
             "sockets",
             "unary",
@@ -59,7 +59,7 @@ setup(
     name="tideserve",
     packages=[],
     py_modules=[],
-    ext_modules=mypycify({arguments!r}, opt_level="1", debug_level="0", target_dir={target!r}),
+    ext_modules=mypycify({arguments!r}, opt_level="2", debug_level="0", target_dir={target!r}),
 )
 """
 # What is not installed where the wheel is built is taken as untyped.
@@ -103,7 +103,7 @@ def compiled_sources(root: Path) -> list[str]:
         str(path.relative_to(root))
         for folder in _FOLDERS
         for path in sorted((root / folder).glob("*.py"))
-        if path.name not in _INTERPRETED
+        if path.name != "__init__.py"
     ]
     return folders + list(_MODULES)
 

@@ -6,7 +6,6 @@ preferred size, or when its oldest request has waited long enough
 """
 
 from collections.abc import Hashable, Iterable
-from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from tideserve.server.core.request import Request
@@ -17,8 +16,7 @@ from tideserve.server.core.settings import BatchingMode, BatchSettings
 MAX_SCAN: Final = 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Form:
+class Form(NamedTuple):
     """Take these now. `full`: no further request could join."""
 
     requests: tuple[Request, ...]
@@ -26,8 +24,7 @@ class Form:
     full: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
+class Wait(NamedTuple):
     """Nothing yet; decide again at `until_s` or, unless it is `deaf`, when something arrives."""
 
     until_s: float

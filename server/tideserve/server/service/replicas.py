@@ -29,6 +29,7 @@ from tideserve.server.errors import (
     NotFoundError,
     StaleCallError,
 )
+from tideserve.server.exchanges import OutcomeIn, read_exchange
 from tideserve.server.front import Call, Front, Status
 from tideserve.server.models import ModelKey, ModelState, ModelTable
 from tideserve.server.repository.spec import is_complete
@@ -37,16 +38,13 @@ from tideserve.server.service.messages import parse
 from tideserve.v1 import replica_pb2
 from tideserve.v1.replica_pb2 import (
     Assign,
-    BatchFailure,
     BeatRequest,
     BeatResponse,
     Command,
     Drain,
-    ExchangeRequest,
     ExchangeResponse,
     JoinRequest,
     LoadFailed,
-    Outcome,
     StartupPhase,
     Stop,
     Welcome,
@@ -152,7 +150,7 @@ class ReplicaService:
 
     def on_exchange(self, call: Call, now_s: float) -> list[Action]:
         """A replica hands outcomes back and asks for work."""
-        message = parse(ExchangeRequest, call.payload)
+        message = read_exchange(call.payload)
         exchange = Exchange(call.call_id, message.sequence, now_s)
         replica = self._scheduler.members.living(message.replica_id, message.epoch)
         held: Mapping[int, CoreLease] = {}
@@ -165,7 +163,7 @@ class ReplicaService:
         outcomes = [
             self._read_outcome(outcome, held, arena)
             for outcome in message.outcomes
-            if outcome.failure.kind != BatchFailure.DEVICE_LOST
+            if not outcome.is_of_lost_device
         ]
         self._exchanges[call.call_id] = message.replica_id
         actions = self._scheduler.on_exchange(
@@ -354,7 +352,7 @@ class ReplicaService:
         )
 
     def _read_outcome(
-        self, outcome: Outcome, held: Mapping[int, CoreLease], arena: Arena | None
+        self, outcome: OutcomeIn, held: Mapping[int, CoreLease], arena: Arena | None
     ) -> CoreOutcome:
         lease = held.get(outcome.lease_id)
         entry = None if lease is None else self._models.entries.get(lease.model)  # type: ignore[call-overload]
