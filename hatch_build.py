@@ -4,6 +4,7 @@ The same sources run with and without. What a request passes through is compiled
 install never is, as a compiled module would hide the edits (docs/decisions/0016).
 """
 
+import os
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,7 @@ _MODULES = (
     *(
         f"{_SERVER}/{name}.py"
         for name in (
+            "arena",
             "batch",
             "dispatcher",
             "exchanges",
@@ -62,6 +64,10 @@ setup(
     ext_modules=mypycify({arguments!r}, opt_level="2", debug_level="0", target_dir={target!r}),
 )
 """
+# Functions of one module call those of another directly, not by way of the dynamic linker's tables:
+# 3 % of a request, with -O2 over -O1. The first two are the interpreter's own, which are left out
+# where CFLAGS are given.
+_CFLAGS = "-DNDEBUG -fwrapv -fvisibility=hidden -fno-plt"
 # What is not installed where the wheel is built is taken as untyped.
 _MYPY_SETTINGS = """
 [mypy]
@@ -124,6 +130,7 @@ def _compile(root: Path, folder: Path) -> list[Path]:
             f"--build-temp={folder / 'temp'}",
         ],
         cwd=root,
+        env={**os.environ, "CFLAGS": f"{_CFLAGS} {os.environ.get('CFLAGS', '')}"},
         capture_output=True,
         text=True,
         check=False,

@@ -147,7 +147,10 @@ class Assignment:
         replica.last_lease = lease
         replica.waiting = None
         model.leased_requests += len(requests)
-        return Dispatch(exchange.call_id, exchange.sequence, lease, replica.last_dropped)
+        # As Dispatch(...) does, in a fifth of its time.
+        return tuple.__new__(
+            Dispatch, (exchange.call_id, exchange.sequence, lease, replica.last_dropped)
+        )
 
 
 def cap_rows_of(model: Model, replica: Replica) -> int:

