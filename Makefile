@@ -31,8 +31,10 @@ UNIT_TESTS := $(filter-out tests/e2e tests/docker tests/__pycache__,$(patsubst %
 # What runs compiled in the wheel; the tests in these run that, too.
 COMPILED_TESTS := tests/core tests/server tests/replica tests/sim
 
+WHEEL_SOURCES := $(sort $(shell find proto server autoscaler clients -name '*.py'))
+
 .PHONY: serve demo test test-e2e test-beside test-compiled test-links kills check lint generated wheel bench \
-	bench-setup models generate format clean
+	bench-setup models generate format clean FORCE
 .DELETE_ON_ERROR:
 
 serve: .venv/serve.stamp
@@ -134,8 +136,14 @@ clean:
 	@$(PIP) -e '.[dev]'
 	@touch $@ .venv/serve.stamp
 
-.cache/wheel/stamp: $(shell find proto server autoscaler clients -name '*.py' -o -name '*.toml') \
-		hatch_build.py pyproject.toml constraints.txt
+# New when a source came, went or has another name, which no source's own time tells.
+.cache/wheel.sources: FORCE
+	@mkdir -p $(@D)
+	@echo '$(WHEEL_SOURCES)' | cmp -s - $@ || echo '$(WHEEL_SOURCES)' >$@
+
+FORCE:
+
+.cache/wheel/stamp: $(WHEEL_SOURCES) .cache/wheel.sources hatch_build.py pyproject.toml constraints.txt
 	@echo "compiling the hot path (docs/decisions/0016)"
 	@rm -rf $(@D)
 	@$(PYTHON) -m venv $(@D)/env

@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 from tests.server.samples import add_input, make_spec
 from tideserve.server.batch import BatchOutputs, encode_lease
 from tideserve.server.errors import InvalidRequestError
+from tideserve.server.exchanges import LeaseHead, TensorIn
 from tideserve.server.model_spec import ModelSpec, TensorSpec
 from tideserve.server.padding import Padding, pad_element
 from tideserve.server.payload import fill, read_inputs
 from tideserve.server.repository.padding import padding_of
 from tideserve.server.repository.parameters import Pad
 from tideserve.v1.inference_pb2 import ModelInferRequest, ModelInferResponse
-from tideserve.v1.replica_pb2 import ExchangeResponse, Lease, Tensor
+from tideserve.v1.replica_pb2 import ExchangeResponse, Tensor
 
 EDGES = (4, 8)
 
@@ -68,7 +69,7 @@ def test_r4_each_caller_gets_its_own_rows_as_long_as_they_were(
     assert {caller.plan.row_cost for caller in callers} == {4}
     rows = sum(rows for rows, _ in sizes)
     lease = ExchangeResponse.FromString(
-        encode_lease(1, [], Lease(lease_id=1, rows=rows), callers, spec).message
+        encode_lease(1, [], LeaseHead(lease_id=1, rows=rows), callers, spec).message
     ).lease
     ids, mask = map(array_of, lease.inputs)
     assert ids.shape == mask.shape == ((rows, 4, 3) if dim == 0 else (rows, 3, 4))
@@ -80,8 +81,8 @@ def test_r4_each_caller_gets_its_own_rows_as_long_as_they_were(
     score = np.arange(2 * rows, dtype=np.float32).reshape(rows, 2)
     outputs = BatchOutputs(
         [
-            Tensor(name="ids", datatype="INT32", shape=ids.shape, data=ids.tobytes()),
-            Tensor(name="score", datatype="FP32", shape=score.shape, data=score.tobytes()),
+            TensorIn("ids", "INT32", ids.shape, ids.tobytes()),
+            TensorIn("score", "FP32", score.shape, score.tobytes()),
         ],
         spec,
         rows,
@@ -135,9 +136,7 @@ def test_an_output_that_is_not_as_long_as_the_bucket_is_left_alone() -> None:
     ids = np.ones((1, 3, 3), np.int32)
     caller = read_inputs(request_of(ids, ids > 0), spec)
     pooled = np.arange(6, dtype=np.int32).reshape(1, 2, 3)
-    outputs = BatchOutputs(
-        [Tensor(name="ids", datatype="INT32", shape=pooled.shape, data=pooled.tobytes())], spec, 1
-    )
+    outputs = BatchOutputs([TensorIn("ids", "INT32", pooled.shape, pooled.tobytes())], spec, 1)
     answer = ModelInferResponse.FromString(outputs.encode(caller.plan, "", 0, final_flag=False))
     assert tuple(answer.outputs[0].shape) == (1, 2, 3)
     assert answer.raw_output_contents[0] == pooled.tobytes()
@@ -182,15 +181,7 @@ def test_r4_strings_come_back_as_long_as_their_callers_inputs(
     ).reshape(shape)
     row_bytes = [len(strings(*row.ravel())) for row in labels]
     outputs = BatchOutputs(
-        [
-            Tensor(
-                name="label",
-                datatype="BYTES",
-                shape=shape,
-                data=strings(*labels.ravel()),
-                row_bytes=row_bytes,
-            )
-        ],
+        [TensorIn("label", "BYTES", shape, strings(*labels.ravel()), tuple(row_bytes))],
         spec,
         rows,
     )

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tests.server.samples import add_input, elements, make_spec
 from tideserve.server.batch import BatchOutputs, encode_lease
 from tideserve.server.errors import InvalidRequestError, TideserveError, UnsupportedError
+from tideserve.server.exchanges import LeaseHead, TensorIn, tensor_of
 from tideserve.server.model_spec import DATATYPE_BYTES, ModelSpec, TensorSpec
 from tideserve.server.payload import InferInputs, fill, read_inputs
 from tideserve.v1.inference_pb2 import InferTensorContents, ModelInferRequest, ModelInferResponse
@@ -523,7 +524,7 @@ def identity(lease: Lease, spec: ModelSpec) -> BatchOutputs:
         if spec.max_batch_size and tensor.datatype == "BYTES":
             output.row_bytes.extend(row_sizes(tensor))
         outputs.append(Tensor.FromString(output.SerializeToString()))
-    return BatchOutputs(outputs, spec, lease.rows)
+    return BatchOutputs([tensor_of(output) for output in outputs], spec, lease.rows)
 
 
 def test_callers_of_one_batch_get_their_own_bytes_elements_whatever_their_lengths() -> None:
@@ -539,7 +540,7 @@ def test_callers_of_one_batch_get_their_own_bytes_elements_whatever_their_length
         for count, raw in zip(rows, contents, strict=True)
     ]
     lease = ExchangeResponse.FromString(
-        encode_lease(1, [], Lease(lease_id=1, rows=4), callers, spec).message
+        encode_lease(1, [], LeaseHead(lease_id=1, rows=4), callers, spec).message
     ).lease
     outputs = identity(lease, spec)
 
@@ -562,7 +563,7 @@ def test_each_caller_gets_its_own_rows_bit_for_bit(
     rows = sum(caller.plan.rows for caller in callers)
 
     answer = ExchangeResponse.FromString(
-        encode_lease(7, [3, 4], Lease(lease_id=9, rows=rows), callers, spec).message
+        encode_lease(7, [3, 4], LeaseHead(lease_id=9, rows=rows), callers, spec).message
     )
     assert (answer.sequence, list(answer.dropped_lease_ids)) == (7, [3, 4])
     assert (answer.lease.lease_id, answer.lease.rows) == (9, rows)
@@ -620,11 +621,11 @@ def test_outputs_that_do_not_add_up_are_refused(tensor: Tensor, words: str) -> N
     spec = make_spec(TWO.inputs, [TensorSpec("x", "FP32", (-1, -1)), TensorSpec("s", "BYTES", ())])
 
     with pytest.raises(ValueError, match=words):
-        BatchOutputs([tensor], spec, 2)
+        BatchOutputs([tensor_of(tensor)], spec, 2)
 
 
 def test_missing_outputs_are_named() -> None:
-    outputs = BatchOutputs([Tensor(name="x", datatype="FP32", shape=[1, 2], data=bytes(8))], TWO, 1)
+    outputs = BatchOutputs([TensorIn("x", "FP32", (1, 2), bytes(8))], TWO, 1)
 
     assert outputs.missing(()) == ["y"]
     assert outputs.missing(("x",)) == []

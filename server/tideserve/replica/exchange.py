@@ -37,8 +37,7 @@ class Worker(Enum):
     LINK = "link"
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """Send this Exchange and report its answer under the same number."""
 
     sequence: int
@@ -46,8 +45,7 @@ class Call:
     want: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Compute:
+class Compute(NamedTuple):
     """Run this lease and report `on_finished`."""
 
     lease: Lease
@@ -105,8 +103,7 @@ class _Outcome(NamedTuple):
     extent: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Sent:
+class _Sent(NamedTuple):
     worker: Worker
     call: Call
     outcomes: tuple[_Outcome, ...]
@@ -218,7 +215,7 @@ class ExchangeState:
     def _call(self, worker: Worker, *, want: bool) -> Call:
         self._sequence += 1
         outcomes = self._take_outcomes()
-        messages = tuple(outcome.message for outcome in outcomes)
+        messages = tuple([outcome.message for outcome in outcomes])
         # What is left goes with the next call, so this one must not wait for a lease.
         call = Call(self._sequence, messages, want and not self._outcomes)
         self._out[call.sequence] = _Sent(worker, call, outcomes)
@@ -226,6 +223,10 @@ class ExchangeState:
 
     def _take_outcomes(self) -> tuple[_Outcome, ...]:
         """Those that the next call carries, from the oldest."""
+        if len(self._outcomes) < 2:
+            taken = tuple(self._outcomes)
+            self._outcomes.clear()
+            return taken
         ends = list(accumulate(len(outcome.message) for outcome in self._outcomes))
         count = max(bisect_right(ends, self.max_call_bytes), min(1, len(ends)))
         taken = tuple(self._outcomes[:count])

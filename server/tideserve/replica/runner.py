@@ -224,25 +224,26 @@ class Runner:
         return checked
 
     def _check_one(self, tensor: TensorIo, array: Any, rows: int) -> Array:
-        where = f"output {tensor.name!r}"
         if not isinstance(array, np.ndarray):
-            raise BadOutputError(f"{where}: expected a numpy array, got {type(array).__name__}")
+            raise BadOutputError(
+                f"{_where(tensor)}: expected a numpy array, got {type(array).__name__}"
+            )
         expected = self._output_types[tensor.name]
         if array.dtype != expected:
             got = datatypes.wire_name(array.dtype)
             if got != tensor.datatype:
-                raise BadOutputError(f"{where}: expected {tensor.datatype}, got {got}")
-        lead, dims = self._split(array.shape)
+                raise BadOutputError(f"{_where(tensor)}: expected {tensor.datatype}, got {got}")
+        shape: tuple[int, ...] = array.shape
+        lead, dims = self._split(shape)
         if self._io.batched and lead != (rows,):
             raise BadOutputError(
-                f"{where}: expected {rows} rows (the batch's), got shape {list(array.shape)}"
+                f"{_where(tensor)}: expected {rows} rows (the batch's), got shape {list(shape)}"
             )
-        if len(dims) != len(tensor.model_dims) or any(
-            size not in (dim, size if dim == -1 else dim)
-            for size, dim in zip(dims, tensor.model_dims, strict=True)
-        ):
-            shape = [*lead, *tensor.model_dims]
-            raise BadOutputError(f"{where}: expected shape {shape}, got {list(array.shape)}")
+        model_dims = tensor.model_dims
+        if dims != model_dims and not _fits(dims, model_dims):
+            raise BadOutputError(
+                f"{_where(tensor)}: expected shape {[*lead, *model_dims]}, got {list(shape)}"
+            )
         return array.reshape(lead + tensor.to_caller(dims)) if tensor.reshaped else array
 
     def _encode(self, name: str, array: Array) -> TensorOut:
@@ -268,8 +269,21 @@ class Runner:
         return write_failure(lease.lease_id, Failure(kind, str(error)), _times(times))
 
 
+def _where(tensor: TensorIo) -> str:
+    return f"output {tensor.name!r}"
+
+
+def _fits(dims: tuple[int, ...], model_dims: tuple[int, ...]) -> bool:
+    """-1 is any size."""
+    if len(dims) != len(model_dims):
+        return False
+    return all(dim in (-1, size) for size, dim in zip(dims, model_dims, strict=True))
+
+
 def _times(marks: list[float]) -> Times:
     """From the marks that were reached; the last step ends now if it did not end."""
+    if len(marks) == 4:
+        return Times(marks[1] - marks[0], marks[2] - marks[1], marks[3] - marks[2])
     now = perf_counter()
     start, after_input, after_infer, end = (marks + [now] * 3)[:4]
     return Times(after_input - start, after_infer - after_input, end - after_infer)

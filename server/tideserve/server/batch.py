@@ -5,19 +5,30 @@ and an answer a slice of the batch's.
 """
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from itertools import accumulate
 from math import prod
 from typing import Final, NamedTuple, Protocol
 
 from tideserve.server.errors import InvalidRequestError
+from tideserve.server.exchanges import LeaseHead, TensorIn, answer_head, tensor_head
 from tideserve.server.model_spec import DATATYPE_BYTES, ModelSpec
 from tideserve.server.payload import InferInputs, InferPlan, names_of
 from tideserve.server.placement import write_place
 from tideserve.server.shared_regions import RegionSlice, SpareRoom
-from tideserve.server.wire import Absent, Buffer, embedded, header, varint
+from tideserve.server.wire import Absent, Buffer, header, varint
 from tideserve.v1.arena import MIN_BYTES
 from tideserve.v1.inference_pb2 import ModelInferResponse
 from tideserve.v1.replica_pb2 import ExchangeResponse, Lease, Tensor
+
+# Answers of a kind: of a model's outputs, by their shapes.
+_CACHED_HEADS: Final = 1024
+_DATA: Final = Tensor.DATA_FIELD_NUMBER
+_ARENA_OFFSET: Final = varint(Tensor.ARENA_OFFSET_FIELD_NUMBER << 3)
+_ARENA_BYTES: Final = varint(Tensor.ARENA_BYTES_FIELD_NUMBER << 3)
+_INPUTS: Final = Lease.INPUTS_FIELD_NUMBER
+_RAW_TAG: Final = varint(ModelInferResponse.RAW_OUTPUT_CONTENTS_FIELD_NUMBER << 3 | 2)
+_LEASE: Final = ExchangeResponse.LEASE_FIELD_NUMBER
 
 # Where an outcome's tensor lies in an arena: offset and bytes. Raises ValueError.
 Reader = Callable[[int, int], memoryview]
@@ -68,44 +79,39 @@ class _InRegion:
 def encode_lease(
     sequence: int,
     dropped_lease_ids: Sequence[int],
-    lease: Lease,
+    lease: LeaseHead,
     requests: Sequence[InferInputs],
     spec: ModelSpec,
     arena: LeaseMemory | None = None,
 ) -> EncodedLease:
-    """`lease` without inputs, and the callers' tensors joined in order, in `arena` where that has
-    room and the batch is worth it."""
-    pieces: list[Buffer] = [lease.SerializeToString()]
+    """`lease`, and the callers' tensors joined in order, in `arena` where that has room and the
+    batch is worth it."""
     plans = requests[0].plan.tensors
-    shapes = [
-        (lease.rows, *plan.padded_shape[1:]) if spec.max_batch_size else plan.shape
-        for plan in plans
-    ]
+    batched = spec.max_batch_size > 0
+    shapes = [(lease.rows, *plan.padded_shape[1:]) if batched else plan.shape for plan in plans]
     unreadable: dict[int, str] = {}
     joined = [_joined(requests, at, shape, spec, unreadable) for at, shape in enumerate(shapes)]
     offsets = None
-    if arena is not None and sum(request.payload_bytes for request in requests) >= MIN_BYTES:
+    if arena is not None and sum([request.payload_bytes for request in requests]) >= MIN_BYTES:
         offsets = arena.place(lease.lease_id, joined)
-    for at, (plan, shape, data) in enumerate(zip(plans, shapes, joined, strict=True)):
-        head = Tensor(name=plan.name, datatype=plan.datatype, shape=shape)
+    pieces: list[Buffer] = [lease.encode()]
+    for at, plan in enumerate(plans):
+        data = joined[at]
+        head = tensor_head(plan.name, plan.datatype, shapes[at])
+        size = sum([len(piece) for piece in data])
         if offsets is None:
-            here = [
+            head += header(_DATA, size)
+            pieces.append(header(_INPUTS, len(head) + size) + head)
+            pieces += [
                 piece if isinstance(piece, (bytes, memoryview)) else piece.to_bytes()
                 for piece in data
             ]
-            body: list[Buffer] = [
-                head.SerializeToString(),
-                *embedded(Tensor.DATA_FIELD_NUMBER, here),
-            ]
         else:
-            head.arena_offset, head.arena_bytes = offsets[at], sum(map(len, data))
-            body = [head.SerializeToString()]
-        pieces += embedded(Lease.INPUTS_FIELD_NUMBER, body)
-    answer = ExchangeResponse(sequence=sequence, dropped_lease_ids=dropped_lease_ids)
-    message = b"".join(
-        [answer.SerializeToString(), *embedded(ExchangeResponse.LEASE_FIELD_NUMBER, pieces)]
-    )
-    return EncodedLease(message, unreadable)
+            head += _ARENA_OFFSET + varint(offsets[at]) + _ARENA_BYTES + varint(size)
+            pieces.append(header(_INPUTS, len(head)) + head)
+    size = sum([len(piece) for piece in pieces])
+    head = answer_head(sequence, dropped_lease_ids) + header(_LEASE, size)
+    return EncodedLease(b"".join([head, *pieces]), unreadable)
 
 
 def _joined(
@@ -140,12 +146,12 @@ class OutputTensor:
     __slots__ = ("_batched", "_data", "_offsets", "_row_bytes", "datatype", "name", "shape")
 
     def __init__(
-        self, tensor: Tensor, spec: ModelSpec, rows: int, read: Reader | None = None
+        self, tensor: TensorIn, spec: ModelSpec, rows: int, read: Reader | None = None
     ) -> None:
         """Raises `ValueError` when rows or bytes do not add up (a replica's mistake)."""
         self.name = tensor.name
         self.datatype = tensor.datatype
-        self.shape = tuple(tensor.shape)
+        self.shape = tensor.shape
         self._data = _data(tensor, read)
         self._row_bytes = 0
         self._offsets: list[int] | None = None
@@ -177,12 +183,14 @@ class OutputTensor:
 
     def _check(self, spec: ModelSpec) -> None:
         """That there is such an output, of this datatype and of a shape at all."""
-        known = {output.name: output.datatype for output in spec.outputs}
-        if self.name not in known:
+        for output in spec.outputs:
+            if output.name == self.name:
+                break
+        else:
             raise ValueError(f"expected output {names_of(spec.outputs)}, got '{self.name}'")
-        if self.datatype != known[self.name]:
+        if self.datatype != output.datatype:
             raise ValueError(
-                f"output '{self.name}': expected datatype {known[self.name]}, got '{self.datatype}'"
+                f"output '{self.name}': expected datatype {output.datatype}, got '{self.datatype}'"
             )
         if min(self.shape, default=0) < 0:
             raise ValueError(
@@ -194,7 +202,7 @@ class OutputTensor:
     def size_bytes(self) -> int:
         return len(self._data)
 
-    def rows(self, first_row: int, rows: int) -> memoryview:
+    def rows(self, first_row: int, rows: int) -> Buffer:
         """The bytes of some rows (R4); all there are where the model has no batch dimension."""
         if not self._batched:
             return self._data
@@ -209,20 +217,25 @@ class OutputTensor:
         return None if self._offsets is not None else rows * self._row_bytes
 
 
-def _data(tensor: Tensor, read: Reader | None) -> memoryview:
+def _data(tensor: TensorIn, read: Reader | None) -> Buffer:
     if not tensor.arena_bytes:
-        return memoryview(tensor.data)
+        return tensor.data
     if read is None:
         raise ValueError(f"output '{tensor.name}': expected its data, got a place in an arena")
     return read(tensor.arena_offset, tensor.arena_bytes)
 
 
-class _Frame(NamedTuple):
+class _Frame:
     """What answers of a kind have in common: all but id and contents, and of each output what
     stands before its contents (None: its size differs), with the shape before it is cut."""
 
-    head: bytes
-    outputs: list[tuple[bytes | None, OutputTensor, tuple[int, ...] | None]]
+    __slots__ = ("head", "outputs")
+
+    def __init__(
+        self, head: bytes, outputs: list[tuple[bytes | None, OutputTensor, tuple[int, ...] | None]]
+    ) -> None:
+        self.head = head
+        self.outputs = outputs
 
 
 class BatchOutputs:
@@ -230,7 +243,7 @@ class BatchOutputs:
 
     def __init__(
         self,
-        tensors: Sequence[Tensor],
+        tensors: Sequence[TensorIn],
         spec: ModelSpec,
         rows: int,
         read: Reader | None = None,
@@ -356,19 +369,27 @@ class BatchOutputs:
 
     def _head(self, plan: InferPlan, names: tuple[str, ...], *, final_flag: bool) -> bytes:
         """All but the id and the contents: the same for callers of as many rows as long."""
-        response = ModelInferResponse(
-            model_name=self._spec.name, model_version=str(self._spec.version)
-        )
         padding = self._spec.padding
+        outputs: list[tuple[str, str, tuple[int, ...]]] = []
         for name in names:
             tensor = self._tensors[name]
             shape = (plan.rows, *tensor.shape[1:]) if self._spec.max_batch_size else tensor.shape
             if padding is not None and self._cut_shape(name, plan) is not None:
                 shape = padding.with_length(shape, plan.length or 0)
-            response.outputs.add(name=name, datatype=tensor.datatype, shape=shape)
-        if final_flag:
-            response.parameters["triton_final_response"].bool_param = True
-        return response.SerializeToString()
+            outputs.append((name, tensor.datatype, shape))
+        return _answer_head(self._spec.name, self._spec.version, tuple(outputs), final_flag)
 
 
-_RAW_TAG: Final = varint(ModelInferResponse.RAW_OUTPUT_CONTENTS_FIELD_NUMBER << 3 | 2)
+@lru_cache(_CACHED_HEADS)
+def _answer_head(
+    model_name: str,
+    model_version: int,
+    outputs: tuple[tuple[str, str, tuple[int, ...]], ...],
+    final_flag: bool,
+) -> bytes:
+    response = ModelInferResponse(model_name=model_name, model_version=str(model_version))
+    for name, datatype, shape in outputs:
+        response.outputs.add(name=name, datatype=datatype, shape=shape)
+    if final_flag:
+        response.parameters["triton_final_response"].bool_param = True
+    return response.SerializeToString()

@@ -6,7 +6,6 @@ are decided as late as can be.
 """
 
 import logging
-from collections import deque
 from collections.abc import Callable, Iterable
 from hmac import compare_digest
 from typing import Final, assert_never
@@ -183,10 +182,9 @@ class Dispatcher:
 
     def _perform(self, actions: Iterable[Action], now_s: float) -> None:
         """Carries out the core's decisions, and those that follow from carrying them out."""
-        queue = deque(actions)
+        queue = list(actions)
         inference, replicas = self._services.inference, self._services.replicas
-        while queue:
-            action = queue.popleft()
+        for action in queue:  # which grows meanwhile
             match action:
                 case Complete():
                     inference.on_complete(action, now_s)

@@ -18,7 +18,7 @@ from tideserve.server.errors import InvalidRequestError, MessageTooLargeError, T
 from tideserve.server.models import ModelEntry, ModelTable
 from tideserve.server.payload import InferInputs, InferPlan, fill, fill_shared, read_inputs
 from tideserve.server.service.messages import parse
-from tideserve.server.shared_regions import SharedRegions
+from tideserve.server.shared_regions import RegionSlice, SharedRegions
 from tideserve.server.wire import Buffer, varint
 from tideserve.v1.inference_pb2 import ModelInferRequest
 
@@ -50,6 +50,8 @@ _HEAD_TAGS: Final = frozenset(
         ModelInferRequest.OUTPUTS_FIELD_NUMBER,
     )
 )
+
+_NO_TARGETS: Final[tuple[RegionSlice | None, ...]] = ()
 
 # How a refusal is counted.
 _REASONS: Final[dict[type[TideserveError], str]] = {
@@ -115,7 +117,11 @@ class PlanCache:
         layout = self._layouts.get(len(payload))
         if layout is not None and layout.fits(payload):
             data = tuple([payload[begin:end] for begin, end in layout.contents])
-            return layout.entry, InferInputs(layout.plan, data, layout.payload_bytes), ""
+            # As InferInputs(...) does, in a fifth of its time.
+            laid_out = tuple.__new__(
+                InferInputs, (layout.plan, data, layout.payload_bytes, _NO_TARGETS, None)
+            )
+            return layout.entry, laid_out, ""
         cut = take_apart(payload)
         if cut is None:
             return self._read_slowly(payload)

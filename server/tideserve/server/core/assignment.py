@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 from math import inf
 from typing import Final
 
+from mypy_extensions import mypyc_attr
+
 from tideserve.server.core.actions import Action, Dispatch
 from tideserve.server.core.batching import Form, Wait, choose
 from tideserve.server.core.leases import Lease
@@ -19,6 +21,7 @@ from tideserve.server.core.slo import Outlook, choose_in_time
 PREFETCH_LEAD_S: Final = 0.002
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)  # the simulator's other rules
 class Assignment:
     """Owns the numbering of leases. Work goes to replicas with empty hands first, among
     these to the lowest number, so that spare replicas show as idle.
@@ -58,17 +61,21 @@ class Assignment:
                 deaf_until_s = -inf
                 actions += self._give_suspect(model, replica, now_s)
                 continue
-            match self._decide(model, replica, ready, actions, now_s):
-                case Form(requests, rows):
-                    actions.append(self._give(model, replica, requests, rows, now_s, sole=False))
-                case Wait(until_s, deaf):
-                    model.decide_at_s = min(model.decide_at_s, until_s)
-                    deaf_until_s = min(deaf_until_s, until_s if deaf else -inf)
-                    if in_time and not replica.leases:
-                        # While an idle replica waits for more rows, none goes to another one.
-                        break
-                case None:
-                    deaf_until_s = -inf
+            decision = self._decide(model, replica, ready, actions, now_s)
+            if isinstance(decision, Form):
+                given = self._give(
+                    model, replica, decision.requests, decision.rows, now_s, sole=False
+                )
+                actions.append(given)
+            elif decision is None:
+                deaf_until_s = -inf
+            else:
+                until_s = decision.until_s
+                model.decide_at_s = min(model.decide_at_s, until_s)
+                deaf_until_s = min(deaf_until_s, until_s if decision.deaf else -inf)
+                if in_time and not replica.leases:
+                    # While an idle replica waits for more rows, none goes to another one.
+                    break
         model.deaf_until_s = deaf_until_s
         if in_time:
             model.earliest_free_s = _earliest_free_s(model, ready, now_s)
@@ -131,8 +138,8 @@ class Assignment:
             row_cost=requests[0].row_cost,
             given_s=now_s,
             started_s=now_s,
-            sole=sole,
             call_id=exchange.call_id,
+            sole=sole,
             prefetched=bool(replica.leases),
         )
         self._next_lease_id += 1
@@ -140,7 +147,10 @@ class Assignment:
         replica.last_lease = lease
         replica.waiting = None
         model.leased_requests += len(requests)
-        return Dispatch(exchange.call_id, exchange.sequence, lease, replica.last_dropped)
+        # As Dispatch(...) does, in a fifth of its time.
+        return tuple.__new__(
+            Dispatch, (exchange.call_id, exchange.sequence, lease, replica.last_dropped)
+        )
 
 
 def cap_rows_of(model: Model, replica: Replica) -> int:

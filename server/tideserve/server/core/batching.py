@@ -6,7 +6,6 @@ preferred size, or when its oldest request has waited long enough
 """
 
 from collections.abc import Hashable, Iterable
-from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from tideserve.server.core.request import Request
@@ -17,8 +16,7 @@ from tideserve.server.core.settings import BatchingMode, BatchSettings
 MAX_SCAN: Final = 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Form:
+class Form(NamedTuple):
     """Take these now. `full`: no further request could join."""
 
     requests: tuple[Request, ...]
@@ -26,21 +24,15 @@ class Form:
     full: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
+class Wait(NamedTuple):
     """Nothing yet; decide again at `until_s` or, unless it is `deaf`, when something arrives."""
 
     until_s: float
     deaf: bool = False
 
 
-class _Gathered(NamedTuple):
-    """The head's batch, and those of other signatures that were looked past."""
-
-    batch: list[Request]
-    rows: int
-    full: bool
-    others: list[Request]
+# The head's batch, its rows, whether it is full, and those of other signatures that were looked past.
+_Gathered = tuple[list[Request], int, bool, list[Request]]
 
 
 def choose(
@@ -54,15 +46,15 @@ def choose(
     window mode signatures wait apart, so that a rare one does not hold up the full batches
     behind it: the first in order of service that is due goes.
     """
-    head = _gather(waiting, settings, cap_rows)
+    batch, rows, full, others = _gather(waiting, settings, cap_rows)
     if settings.mode is not BatchingMode.WINDOW or settings.max_batch_rows == 0:
-        return Form(tuple(head.batch), head.rows, head.full)
-    decision = _in_window(head, settings, now_s)
-    if isinstance(decision, Form) or not head.others:
+        return Form(tuple(batch), rows, full)
+    decision = _in_window((batch, rows, full, others), settings, now_s)
+    if isinstance(decision, Form) or not others:
         return decision
     until_s = decision.until_s
     by_signature: dict[Hashable, list[Request]] = {}
-    for request in head.others:
+    for request in others:
         by_signature.setdefault(request.signature, []).append(request)
     for group in by_signature.values():
         decision = _in_window(_gather(group, settings, cap_rows), settings, now_s)
@@ -88,7 +80,7 @@ def _gather(waiting: Iterable[Request], settings: BatchSettings, cap_rows: int) 
             signature = request.signature
             cap_rows = settings.capped_rows(cap_rows, request.row_cost)
             if settings.max_batch_rows == 0 or rows >= cap_rows:
-                return _Gathered(batch, rows, True, others)
+                return batch, rows, True, others
             continue
         if request.signature != signature:
             others.append(request)
@@ -99,13 +91,13 @@ def _gather(waiting: Iterable[Request], settings: BatchSettings, cap_rows: int) 
             rows + request.rows > cap_rows
             or payload_bytes + request.payload_bytes > settings.max_lease_bytes
         ):
-            return _Gathered(batch, rows, True, others)
+            return batch, rows, True, others
         batch.append(request)
         rows += request.rows
         payload_bytes += request.payload_bytes
         if rows == cap_rows:
-            return _Gathered(batch, rows, True, others)
-    return _Gathered(batch, rows, False, others)
+            return batch, rows, True, others
+    return batch, rows, False, others
 
 
 def _in_window(gathered: _Gathered, settings: BatchSettings, now_s: float) -> Form | Wait:

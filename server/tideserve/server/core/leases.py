@@ -1,7 +1,6 @@
 """Leases: a batch given to a replica, and how long it may take."""
 
 from collections.abc import Hashable
-from dataclasses import dataclass
 from typing import Any, Final
 
 from tideserve.server.core.profile import Profile
@@ -13,28 +12,58 @@ LEARNED_BATCH_TIME_FACTOR: Final = 10.0
 MIN_LEARNED_BATCH_TIME_S: Final = 5.0
 
 
-@dataclass(slots=True, eq=False)
 class Lease:
     """`requests` in batch order. `started_s` is when the replica could begin: on delivery,
-    or when the lease before it was answered."""
+    or when the lease before it was answered. `sole`: a suspect's, the replica gets nothing beside
+    it. `call_id`: the Exchange that carried it; None: it was carried by several."""
 
-    lease_id: int
-    model: Hashable
-    replica_id: str
-    requests: tuple[Request, ...]
-    rows: int
-    row_cost: int
-    given_s: float
-    started_s: float
-    sole: bool
-    """A suspect's: the replica gets nothing beside it."""
-    call_id: int | None
-    """The Exchange that carried it; None: it was carried by several."""
-    prefetched: bool = False
-    outputs: Any = None
-    """The dispatcher's: what came for it, opaque here."""
-    output_bytes: int = 0
-    """Of these."""
+    # No dataclass: as `Request`.
+    __slots__ = (
+        "call_id",
+        "given_s",
+        "lease_id",
+        "model",
+        "output_bytes",
+        "outputs",
+        "prefetched",
+        "replica_id",
+        "requests",
+        "row_cost",
+        "rows",
+        "sole",
+        "started_s",
+    )
+
+    def __init__(
+        self,
+        lease_id: int,
+        model: Hashable,
+        replica_id: str,
+        requests: tuple[Request, ...],
+        rows: int,
+        row_cost: int,
+        given_s: float,
+        started_s: float,
+        call_id: int | None,
+        *,
+        sole: bool,
+        prefetched: bool,
+    ) -> None:
+        self.lease_id = lease_id
+        self.model = model
+        self.replica_id = replica_id
+        self.requests = requests
+        self.rows = rows
+        self.row_cost = row_cost
+        self.given_s = given_s
+        self.started_s = started_s
+        self.call_id = call_id
+        self.sole = sole
+        self.prefetched = prefetched
+        self.outputs: Any = None
+        """The dispatcher's: what came for it, opaque here."""
+        self.output_bytes = 0
+        """Of these."""
 
 
 def max_batch_time_s(settings: LeaseSettings, profile: Profile, rows: int) -> float:

@@ -129,7 +129,8 @@ class Model:
             return [*self.ordering.complete(lease, answers)]
         for request, _ in answers:
             request.done = True
-        return [Complete(lease, answers)]
+        # As Complete(...) does, in a fifth of its time.
+        return [tuple.__new__(Complete, (lease, answers))]
 
     def fail(self, requests: Iterable[Request], cause: FailureCause, detail: str) -> list[Action]:
         """Those of `requests` without an outcome end with an error."""

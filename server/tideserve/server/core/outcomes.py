@@ -1,20 +1,18 @@
 """What a replica says of a lease."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from tideserve.server.core.actions import FailureCause
 
 
-@dataclass(frozen=True, slots=True)
-class BatchDone:
+class BatchDone(NamedTuple):
     """The outputs came; `latency_s` is what the batch cost the replica."""
 
     lease_id: int
     latency_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class BatchFailed:
+class BatchFailed(NamedTuple):
     """The model gave no usable outputs."""
 
     lease_id: int

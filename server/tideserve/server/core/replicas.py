@@ -4,6 +4,7 @@ from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import NamedTuple
 
 from tideserve.server.core.leases import Lease
 from tideserve.server.core.memory_limit import MemoryLimit
@@ -22,8 +23,7 @@ class ReplicaState(Enum):
     LOST = "LOST"
 
 
-@dataclass(frozen=True, slots=True)
-class Exchange:
+class Exchange(NamedTuple):
     """An Exchange call: its answer's address, its number, and when it came."""
 
     call_id: int

@@ -1,7 +1,6 @@
 """ModelInfer and ModelStreamInfer: a message becomes a request of the core, and the core's
 word on it an answer."""
 
-from dataclasses import dataclass
 from math import inf
 from typing import Final
 
@@ -45,16 +44,40 @@ SMALL_ANSWER_BYTES: Final = 16_384
 DEADLINE_SLACK_S: Final = 0.02
 
 
-@dataclass(slots=True, eq=False, kw_only=True)
 class PendingRequest(Request):
-    """A request with the call that waits for it."""
+    """A request with the call that waits for it. `answer`: its place in its stream; None for a
+    unary call."""
 
-    call_id: int
-    entry: ModelEntry
-    inputs: InferInputs
-    client_id: str
-    answer: StreamSlot | None = None
-    """Its place in its stream; None for a unary call."""
+    __slots__ = ("answer", "call_id", "client_id", "entry", "inputs")
+
+    def __init__(
+        self,
+        request_id: int,
+        call_id: int,
+        entry: ModelEntry,
+        inputs: InferInputs,
+        client_id: str,
+        answer: StreamSlot | None,
+        arrived_s: float,
+        deadline_s: float,
+    ) -> None:
+        plan = inputs.plan
+        super().__init__(
+            request_id,
+            plan.rows,
+            inputs.payload_bytes,
+            plan.signature,
+            arrived_s,
+            plan.priority,
+            deadline_s,
+            plan.timeout_s,
+            plan.row_cost,
+        )
+        self.call_id = call_id
+        self.entry = entry
+        self.inputs = inputs
+        self.client_id = client_id
+        self.answer = answer
 
 
 class InferenceService:
@@ -206,22 +229,8 @@ class InferenceService:
         stats = entry.stats
         stats.arrivals += 1
         self._requests += 1
-        plan = inputs.plan
         request = PendingRequest(
-            request_id=self._requests,
-            rows=plan.rows,
-            payload_bytes=inputs.payload_bytes,
-            signature=plan.signature,
-            row_cost=plan.row_cost,
-            arrived_s=now_s,
-            priority=plan.priority,
-            deadline_s=deadline_s,
-            timeout_s=plan.timeout_s,
-            call_id=call_id,
-            entry=entry,
-            inputs=inputs,
-            client_id=client_id,
-            answer=slot,
+            self._requests, call_id, entry, inputs, client_id, slot, now_s, deadline_s
         )
         rejection = self._scheduler.on_arrival(entry.key, request, now_s)
         if rejection is not None:

@@ -12,12 +12,13 @@ from tideserve.server.core.leases import max_batch_time_s
 from tideserve.server.core.model import Model
 from tideserve.server.core.outcomes import BatchDone, BatchFailed
 from tideserve.server.core.outcomes import Outcome as CoreOutcome
+from tideserve.server.exchanges import LeaseHead, OutcomeIn
 from tideserve.server.models import ModelEntry
 from tideserve.server.service.inference import PendingRequest
-from tideserve.v1.replica_pb2 import BatchFailure, Lease, Outcome
+from tideserve.v1.replica_pb2 import BatchFailure
 
 logger = logging.getLogger(__name__)
-_CAUSES: Final = {
+_CAUSES: Final[dict[int, FailureCause]] = {
     BatchFailure.MODEL_ERROR: FailureCause.MODEL_ERROR,
     BatchFailure.BAD_OUTPUT: FailureCause.BAD_OUTPUT,
     BatchFailure.OUT_OF_MEMORY: FailureCause.OUT_OF_MEMORY,
@@ -33,42 +34,41 @@ def encode_dispatch(
     lease = action.lease
     assert entry.spec is not None
     limit_s = max_batch_time_s(model.settings.lease, model.profiles.of(lease.row_cost), lease.rows)
-    message = Lease(
-        lease_id=lease.lease_id,
-        rows=lease.rows,
-        requested_outputs=_requested(lease.requests),
-        request_rows=[request.rows for request in lease.requests],
-        time_left_s=limit_s + lease.started_s - now_s,
+    head = LeaseHead(
+        lease.lease_id,
+        lease.rows,
+        _requested(lease.requests),
+        [request.rows for request in lease.requests],
+        limit_s + lease.started_s - now_s,
     )
     inputs = [request.inputs for request in lease.requests if isinstance(request, PendingRequest)]
-    return encode_lease(
-        action.sequence, action.dropped_lease_ids, message, inputs, entry.spec, arena
-    )
+    return encode_lease(action.sequence, action.dropped_lease_ids, head, inputs, entry.spec, arena)
 
 
 def read_outcome(
-    outcome: Outcome, lease: CoreLease, entry: ModelEntry, unix_s: float, arena: Arena | None
+    outcome: OutcomeIn, lease: CoreLease, entry: ModelEntry, unix_s: float, arena: Arena | None
 ) -> CoreOutcome:
     """The core's view of an outcome. What came is checked, kept with its lease and counted."""
     if lease.outputs is not None:
         # Read before: said twice in one Exchange, which the core drops, or of an Exchange that was
         # overtaken and refused, whose outputs lie where they lay.
         return BatchDone(outcome.lease_id, outcome.infer_s)
-    if outcome.WhichOneof("outcome") != "result":
-        cause = _CAUSES.get(outcome.failure.kind, FailureCause.MODEL_ERROR)
+    if outcome.failure is not None:
+        kind, words = outcome.failure
+        cause = _CAUSES.get(kind, FailureCause.MODEL_ERROR)
         if cause in _HALVED and len(lease.requests) > 1:
             logger.warning(
                 "%s: replica %s takes smaller batches for a while, %d rows were too many: %s",
-                *(entry.key, lease.replica_id, lease.rows, outcome.failure.message),
+                *(entry.key, lease.replica_id, lease.rows, words),
             )
-        return BatchFailed(outcome.lease_id, cause, outcome.failure.message)
+        return BatchFailed(outcome.lease_id, cause, words)
     assert entry.spec is not None
     read = None if arena is None else arena.output
     if arena is not None and entry.spec.settings.batch.preserve_ordering:
         # Answers may be held back for longer than the arena holds their outputs.
         read = arena.copy_of
     try:
-        outputs = BatchOutputs(outcome.result.outputs, entry.spec, lease.rows, read)
+        outputs = BatchOutputs(outcome.outputs, entry.spec, lease.rows, read)
     except ValueError as error:
         return BatchFailed(outcome.lease_id, FailureCause.BAD_OUTPUT, str(error))
     missing = outputs.missing(_requested(lease.requests))
@@ -82,7 +82,8 @@ def read_outcome(
     input_s, infer_s, output_s = outcome.input_s, outcome.infer_s, outcome.output_s
     waiting = sum(not request.done for request in lease.requests)
     entry.stats.on_batch(lease.rows, waiting, input_s, infer_s, output_s, unix_s)
-    return BatchDone(outcome.lease_id, input_s + infer_s + output_s)
+    # As BatchDone(...) does, in a fifth of its time.
+    return tuple.__new__(BatchDone, (outcome.lease_id, input_s + infer_s + output_s))
 
 
 def _requested(requests: Iterable[object]) -> list[str]:

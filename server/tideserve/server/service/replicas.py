@@ -31,6 +31,7 @@ from tideserve.server.errors import (
     NotFoundError,
     StaleCallError,
 )
+from tideserve.server.exchanges import OutcomeIn, read_exchange
 from tideserve.server.front import Call, Front, Status
 from tideserve.server.models import ModelKey, ModelState, ModelTable
 from tideserve.server.repository.spec import is_complete
@@ -39,16 +40,13 @@ from tideserve.server.service.messages import parse
 from tideserve.v1 import replica_pb2
 from tideserve.v1.replica_pb2 import (
     Assign,
-    BatchFailure,
     BeatRequest,
     BeatResponse,
     Command,
     Drain,
-    ExchangeRequest,
     ExchangeResponse,
     JoinRequest,
     LoadFailed,
-    Outcome,
     StartupPhase,
     Stop,
     Welcome,
@@ -154,8 +152,9 @@ class ReplicaService:
 
     def on_exchange(self, call: Call, now_s: float) -> list[Action]:
         """A replica hands outcomes back and asks for work."""
-        message = parse(ExchangeRequest, call.payload)
-        exchange = Exchange(call.call_id, message.sequence, now_s)
+        message = read_exchange(call.payload)
+        # As Exchange(...) does, in a fifth of its time.
+        exchange = tuple.__new__(Exchange, (call.call_id, message.sequence, now_s))
         replica = self._scheduler.members.living(message.replica_id, message.epoch)
         held: Mapping[int, CoreLease] = {}
         arena = None
@@ -167,7 +166,7 @@ class ReplicaService:
         outcomes = [
             self._read_outcome(outcome, held, arena)
             for outcome in message.outcomes
-            if outcome.failure.kind != BatchFailure.DEVICE_LOST
+            if not outcome.is_of_lost_device
         ]
         self._exchanges[call.call_id] = message.replica_id
         actions = self._scheduler.on_exchange(
@@ -363,7 +362,7 @@ class ReplicaService:
         )
 
     def _read_outcome(
-        self, outcome: Outcome, held: Mapping[int, CoreLease], arena: Arena | None
+        self, outcome: OutcomeIn, held: Mapping[int, CoreLease], arena: Arena | None
     ) -> CoreOutcome:
         lease = held.get(outcome.lease_id)
         entry = None if lease is None else self._models.entries.get(lease.model)  # type: ignore[call-overload]

@@ -14,7 +14,7 @@ _COPY_BYTES: Final = 4096
 
 # Frames that mean something, other than DATA: they are taken whole.
 _MAX_WHOLE_BYTES: Final = 64 * 1024
-_HEAD_BYTES: Final = http2.HEAD.size
+_HEAD_BYTES: Final = 9
 
 
 class FrameReader:
@@ -58,18 +58,22 @@ class FrameReader:
             at = self._take_part(data, at, frames)
         elif self._skip_bytes:
             at = self._skip(size, at)
-        unpack = http2.HEAD.unpack_from
         while size - at >= _HEAD_BYTES:
-            high, length, kind, flags, stream = unpack(data, at)
-            length |= high << 16
-            stream &= http2.LAST_STREAM  # its first bit is reserved: a call's id has no room for it
+            # Byte by byte: compiled that takes a tenth of what `HEAD.unpack_from` does.
+            length = data[at] << 16 | data[at + 1] << 8 | data[at + 2]
+            kind, flags = data[at + 3], data[at + 4]
+            # Its first bit is reserved: a call's id has no room for it.
+            stream = (data[at + 5] & 0x7F) << 24 | data[at + 6] << 16
+            stream |= data[at + 7] << 8 | data[at + 8]
             begin = at + _HEAD_BYTES
             end = begin + length
             if kind == http2.DATA and not flags & http2.PADDED:
                 self.taken_bytes += length
                 if end <= size:
-                    body = data if length <= _COPY_BYTES else memoryview(data)
-                    frames.append((kind, flags, stream, body[begin:end]))
+                    if length <= _COPY_BYTES:
+                        frames.append((kind, flags, stream, data[begin:end]))
+                    else:
+                        frames.append((kind, flags, stream, memoryview(data)[begin:end]))
                     at = end
                 else:
                     self._left_bytes, self._left_flags, self._left_stream = length, flags, stream
