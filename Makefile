@@ -26,8 +26,6 @@ TORCH := torch==2.13.0
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-input -c constraints.txt
 BENCH_PIP := -m pip install -qq --disable-pip-version-check --no-input
 
-# What starts neither servers nor containers, which wait more than they work.
-UNIT_TESTS := $(filter-out tests/e2e tests/docker tests/__pycache__,$(patsubst %/,%,$(wildcard tests/*/)))
 # What runs compiled in the wheel; the tests in these run that, too.
 COMPILED_TESTS := tests/core tests/server tests/replica tests/sim
 
@@ -41,7 +39,7 @@ serve: .venv/serve.stamp
 	@echo "when it is ready, try in another terminal:  $(BIN)/tideserve infer identity --random 4"
 	@exec $(BIN)/tideserve serve examples/models $(SERVE_ARGS)
 
-# All tests: those of whole processes, and beside them the others, at a lower priority, and then those with
+# All tests: those of whole processes, and beside them the units, at a lower priority, and then those with
 # containers, of which it is told at the end (5: none were chosen, as no engine is required).
 # With TEST_ARGS what they choose, in one run: make test TEST_ARGS='tests/core -k queue'
 test: .venv/dev.stamp
@@ -58,7 +56,7 @@ test-e2e:
 
 test-beside:
 	@status=0; \
-	nice $(BIN)/python -m pytest $(UNIT_TESTS) >.cache/unit-tests.log 2>&1 || status=$$?; \
+	nice $(BIN)/python -m pytest --ignore=tests/e2e --ignore=tests/docker >.cache/unit-tests.log 2>&1 || status=$$?; \
 	$(BIN)/python -m pytest tests/docker >.cache/docker-tests.log 2>&1 || [ $$? -eq 5 ] || status=1; \
 	exit $$status
 
