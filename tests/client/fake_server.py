@@ -42,7 +42,7 @@ class Failure:
     pushback_ms: int | str | None = None
 
 
-class UnknownSegment(Exception):
+class UnknownSegmentError(Exception):
     """In the server's words."""
 
 
@@ -125,10 +125,13 @@ class FakeServer:
     unknown_segment_code: int | None = 3
     """In a stream, where Triton says none."""
     swap_stream_answers: bool = False
+    stream_goes_on: threading.Event = field(default_factory=threading.Event)
+    """Set: streams are answered. Cleared by a test, their requests wait."""
     port: int = 0
     credentials: grpc.ServerCredentials | None = None
 
     def start(self) -> None:
+        self.stream_goes_on.set()
         self.models = {model.name: model for model in MODELS}
         self._pool = ThreadPoolExecutor(8)
         self._server = grpc.server(
@@ -143,6 +146,7 @@ class FakeServer:
         self._server.start()
 
     def stop(self) -> None:
+        self.stream_goes_on.set()
         self._server.stop(0).wait()
         self._pool.shutdown()
         self.forget_segments()
@@ -244,7 +248,7 @@ class FakeServer:
         model = self._model(request.model_name, context)
         try:
             return self._placed_answer(request, model)
-        except UnknownSegment as error:
+        except UnknownSegmentError as error:
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
             raise
 
@@ -258,7 +262,8 @@ class FakeServer:
         return inference_pb2.SystemSharedMemoryRegisterResponse()
 
     def SystemSharedMemoryUnregister(self, request: Any, context: Context) -> Any:
-        os.close(self.segments.pop(request.name))
+        if request.name in self.segments:  # as in the real ones, no mistake otherwise
+            os.close(self.segments.pop(request.name))
         return inference_pb2.SystemSharedMemoryUnregisterResponse()
 
     def forget_segments(self) -> None:
@@ -271,6 +276,7 @@ class FakeServer:
     ) -> Iterator[ModelStreamInferResponse]:
         held: ModelStreamInferResponse | None = None
         for request in requests:
+            self.stream_goes_on.wait(30)
             self.requests.append(request)
             if request.model_name == "breaks":
                 context.abort(grpc.StatusCode.UNAVAILABLE, "the stream breaks")
@@ -334,7 +340,7 @@ class FakeServer:
                 continue
             name = tensor.parameters["shared_memory_region"].string_param
             if name not in self.segments:
-                raise UnknownSegment(
+                raise UnknownSegmentError(
                     f"input '{tensor.name}': shared memory region '{name}' is not registered"
                 )
             size = tensor.parameters["shared_memory_byte_size"].int64_param
@@ -355,7 +361,9 @@ class FakeServer:
             return answer
         name = request.parameters[OUTPUTS_REGION].string_param
         if name not in self.segments:
-            raise UnknownSegment(f"the outputs: shared memory region '{name}' is not registered")
+            raise UnknownSegmentError(
+                f"the outputs: shared memory region '{name}' is not registered"
+            )
         at = request.parameters[OUTPUTS_OFFSET].int64_param
         end = at + request.parameters[OUTPUTS_BYTE_SIZE].int64_param
         for number, output in enumerate(answer.outputs):
@@ -405,7 +413,7 @@ class FakeServer:
             if request.model_name != "fails":
                 return ModelStreamInferResponse(infer_response=placed)
             answer = ModelStreamInferResponse(error_message="the model raised ValueError: 7")
-        except UnknownSegment as error:
+        except UnknownSegmentError as error:
             answer = ModelStreamInferResponse(error_message=str(error))
             code = self.unknown_segment_code
         answer.infer_response.id = request.id

@@ -116,11 +116,14 @@ class SegmentPool:
         self.give_back(segment)
 
     def forget(self, segment: Segment) -> None:
-        """The server was told of this one and does not know it: it knows none of those that there
+        """The server was told of this one and does not know it: it has none of those that there
         are. It is still to be given back."""
         with self._lock:
             if segment.is_stale:
                 return
+            # But those that it was told of later it may have: they are to be unregistered.
+            later = self._segments[self._segments.index(segment) + 1 :]
+            self._abandoned += [it.name for it in later if not it.is_stale]
             self._forget_all()
             self._forgotten += 1
             self.is_on = self.is_on and self._forgotten < MAX_FORGOTTEN
