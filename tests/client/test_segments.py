@@ -113,19 +113,18 @@ def test_a_server_that_knows_none_of_the_new_ones_either_is_asked_no_more(
     pool.forget(first)
     # Of the same time: it says nothing new.
     pool.forget(beside)
-    assert pool.is_on
     # Unless the server was told of it after it was started again.
     answered, dropped = pool.make(1)
     assert answered is not None
     assert dropped == [beside.name]
     pool.give_back(answered)
     pool.forget(answered)
-    assert pool.is_on
     last = make(pool, 1)
     pool.forget(last)
-    assert not pool.is_on
+    assert pool.make(1) == (None, [])
     for segment in (first, beside, last):
         pool.give_back(segment)
+    assert not pool.is_on
     assert pool.close() == []
 
 

@@ -506,8 +506,8 @@ def test_streams_that_are_left_with_requests_open_leave_no_region(
                 await stream.send("rows", given)
             check_same(STREAM_ROWS[0], (await stream.receive(30)).outputs)
 
-    async def scenario() -> None:
-        async with AioClient(server.address) as client:
+    async def scenario(address: str) -> None:
+        async with AioClient(address) as client:
             for _ in range(3):
                 await leave(client)
             check_same(STREAM_ROWS[2], await client.infer("rows", STREAM_ROWS[2]))
@@ -520,7 +520,7 @@ def test_streams_that_are_left_with_requests_open_leave_no_region(
                         stream.send("rows", given)
                     check_same(STREAM_ROWS[0], stream.receive(30).outputs)
             check_same(STREAM_ROWS[2], client.infer("rows", STREAM_ROWS[2]))
-        asyncio.run(scenario())
+        asyncio.run(scenario(server.address))
         asker = triton.InferenceServerClient(server.address)
         assert not registered(asker)
         asker.close()

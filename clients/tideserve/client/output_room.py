@@ -29,6 +29,8 @@ class OutputRoom:
 
     def of(self, kind: Kind) -> int:
         """Bytes that its large outputs are expected to take; 0: it has none, or too large ones."""
+        if kind not in self._bytes:
+            return 0
         with self._lock:
             room_bytes = self._bytes.get(kind, 0)
             if room_bytes:
@@ -40,6 +42,8 @@ class OutputRoom:
         room_bytes = sum(aligned(size) for size in _sizes(response) if size >= MIN_OUTPUT_BYTES)
         if not 0 < room_bytes <= MAX_ROOM_BYTES:
             room_bytes = 0
+        if not room_bytes and kind not in self._bytes:
+            return
         with self._lock:
             if not room_bytes:
                 self._bytes.pop(kind, None)

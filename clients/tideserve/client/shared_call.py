@@ -34,29 +34,33 @@ View = Callable[[ModelInferResponse, Segment | None], "dict[str, Array]"]
 
 class SharedCall:
     """One inference: its request with a segment and without, and what its answer tells of the next
-    one's size. `byte_size`: of the segment that it wants, 0: none."""
+    one's size. `byte_size`: of the segment that it wants, 0: none. `view`: makes outputs of its
+    answer, and may outlive it: it holds none of its arrays. Without a `room` it wants nothing."""
 
     def __init__(
         self,
         model: str,
         tensors: "Mapping[str, WireTensor]",
         options: InferOptions,
-        room: OutputRoom,
+        room: OutputRoom | None,
     ) -> None:
         self._model = model
         self._tensors = tensors
         self._options = options
+        self.byte_size = 0
+        self.view: View = outputs_of
+        if room is None:
+            return
         asked = None if options.outputs is None else tuple(options.outputs)
         shapes = tuple((name, tuple(tensor.shape)) for name, tensor in tensors.items())
         kind = (model, options.version, asked, shapes)
         self.byte_size = shared_bytes(tensors) + room.of(kind)
 
-        # It may outlive the call: it holds none of its arrays.
         def view(response: ModelInferResponse, segment: Segment | None) -> "dict[str, Array]":
             room.on_answer(kind, response)
             return outputs_of(response, segment)
 
-        self.view: View = view
+        self.view = view
 
     def request(self, segment: Segment | None = None) -> ModelInferRequest:
         """Large inputs are copied into the segment. Raises `InvalidArgument` for what cannot be

@@ -27,7 +27,12 @@ class SharedSegments:
     def __init__(self, transport: Transport, *, enabled: bool) -> None:
         self._transport = transport
         self.pool = SegmentPool(enabled and is_available())
-        self.room = OutputRoom()
+        self._room = OutputRoom()
+
+    @property
+    def room(self) -> OutputRoom | None:
+        """None: the server takes no segments, and nobody need look at sizes."""
+        return self._room if self.pool.is_on else None
 
     def take(self, byte_size: int, timeout_s: float) -> Segment | None:
         """One that the server knows, within `timeout_s`; None: do without. Who has it gives it back

@@ -104,11 +104,12 @@ class InferStream:
         """
         options = InferOptions(version, outputs, priority, queue_timeout_s, request_id, parameters)
         tensors = encoded(model, inputs, options)
-        self._open_call(model)
         call = SharedCall(model, tensors, options, self._segments.room)
-        left_s = self._end_s - self._transport.waits.now_s()
         sent = SentRequest(model, call.view)
-        sent.segment = await self._segments.take(call.byte_size, left_s)
+        if call.byte_size:
+            self._open_call(model)
+            left_s = self._end_s - self._transport.waits.now_s()
+            sent.segment = await self._segments.take(call.byte_size, left_s)
         try:
             request = call.request(sent.segment)
             check_size(request, model)
