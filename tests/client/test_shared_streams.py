@@ -46,8 +46,8 @@ class Stream(Protocol):
 
 
 class SyncDriver:
-    def __init__(self, address: str) -> None:
-        self.client = Client(address)
+    def __init__(self, address: str, *, shared_memory: bool = True) -> None:
+        self.client = Client(address, shared_memory=shared_memory)
         self.pool = self.client._segments.pool
 
     def stream(self, **options: Any) -> Stream:
@@ -74,9 +74,9 @@ class SyncDriver:
 
 
 class AioDriver:
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, *, shared_memory: bool = True) -> None:
         self._runner = asyncio.Runner()
-        self.client = AioClient(address)
+        self.client = AioClient(address, shared_memory=shared_memory)
         self.pool = self.client._segments.pool
 
     def stream(self, **options: Any) -> Stream:
@@ -217,6 +217,18 @@ def test_infer_stream_does_as_streams_do(driver: Driver, server: FakeServer) -> 
     assert any(shared)
     assert not any(shared[::3])
     assert set(calls(server)) == {REGISTER}
+
+
+@pytest.mark.parametrize("kind", [SyncDriver, AioDriver])
+def test_it_can_be_switched_off(server: FakeServer, kind: type[Driver]) -> None:
+    driver = kind(server.address, shared_memory=False)
+    for _ in range(2):
+        (output,) = driver.infer_stream([LARGE])
+        np.testing.assert_array_equal(output, LARGE)
+    driver.close()
+
+    assert calls(server) == []
+    assert regions(server.requests) == ["", ""]
 
 
 def test_unary_calls_and_streams_of_a_client_share_its_segments(
