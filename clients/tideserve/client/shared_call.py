@@ -52,7 +52,7 @@ class SharedCall:
         if room is None:
             return
         asked = None if options.outputs is None else tuple(options.outputs)
-        shapes = tuple((name, tuple(tensor.shape)) for name, tensor in tensors.items())
+        shapes = tuple([(name, tensor.shape) for name, tensor in tensors.items()])
         kind = (model, options.version, asked, shapes)
         self.byte_size = shared_bytes(tensors) + room.of(kind)
 
