@@ -42,6 +42,10 @@ class Failure:
     pushback_ms: int | str | None = None
 
 
+class UnknownSegmentError(Exception):
+    """In the server's words."""
+
+
 @dataclass(frozen=True, slots=True)
 class FakeModel:
     """`inputs` and `outputs`: name, datatype, dims without the batch dimension."""
@@ -118,11 +122,16 @@ class FakeServer:
     """Of each output that was put into a segment, `shift_bytes` before where the answer says."""
     shift_bytes: int = 0
     stream_code: int | None = None
+    unknown_segment_code: int | None = 3
+    """In a stream, where Triton says none."""
     swap_stream_answers: bool = False
+    stream_goes_on: threading.Event = field(default_factory=threading.Event)
+    """Set: streams are answered. Cleared by a test, their requests wait."""
     port: int = 0
     credentials: grpc.ServerCredentials | None = None
 
     def start(self) -> None:
+        self.stream_goes_on.set()
         self.models = {model.name: model for model in MODELS}
         self._pool = ThreadPoolExecutor(8)
         self._server = grpc.server(
@@ -137,6 +146,7 @@ class FakeServer:
         self._server.start()
 
     def stop(self) -> None:
+        self.stream_goes_on.set()
         self._server.stop(0).wait()
         self._pool.shutdown()
         self.forget_segments()
@@ -236,8 +246,11 @@ class FakeServer:
         if request.model_name == "hangs":
             self._hang(context)
         model = self._model(request.model_name, context)
-        answer = self._answer(self._without_places(request, context), model)
-        return self._with_places(answer, request, context)
+        try:
+            return self._placed_answer(request, model)
+        except UnknownSegmentError as error:
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+            raise
 
     def SystemSharedMemoryRegister(self, request: Any, context: Context) -> Any:
         if self.memory_failures:
@@ -249,7 +262,8 @@ class FakeServer:
         return inference_pb2.SystemSharedMemoryRegisterResponse()
 
     def SystemSharedMemoryUnregister(self, request: Any, context: Context) -> Any:
-        os.close(self.segments.pop(request.name))
+        if request.name in self.segments:  # as in the real ones, no mistake otherwise
+            os.close(self.segments.pop(request.name))
         return inference_pb2.SystemSharedMemoryUnregisterResponse()
 
     def forget_segments(self) -> None:
@@ -262,6 +276,7 @@ class FakeServer:
     ) -> Iterator[ModelStreamInferResponse]:
         held: ModelStreamInferResponse | None = None
         for request in requests:
+            self.stream_goes_on.wait(30)
             self.requests.append(request)
             if request.model_name == "breaks":
                 context.abort(grpc.StatusCode.UNAVAILABLE, "the stream breaks")
@@ -312,7 +327,10 @@ class FakeServer:
         self.cancelled.set()
         raise RuntimeError("the caller is gone")
 
-    def _without_places(self, request: ModelInferRequest, context: Context) -> ModelInferRequest:
+    def _placed_answer(self, request: ModelInferRequest, model: FakeModel) -> ModelInferResponse:
+        return self._with_places(self._answer(self._without_places(request), model), request)
+
+    def _without_places(self, request: ModelInferRequest) -> ModelInferRequest:
         """The request as if all of its inputs had come in the message."""
         raw = list(request.raw_input_contents)
         contents = []
@@ -322,9 +340,8 @@ class FakeServer:
                 continue
             name = tensor.parameters["shared_memory_region"].string_param
             if name not in self.segments:
-                context.abort(
-                    grpc.StatusCode.INVALID_ARGUMENT,
-                    f"input '{tensor.name}': shared memory region '{name}' is not registered",
+                raise UnknownSegmentError(
+                    f"input '{tensor.name}': shared memory region '{name}' is not registered"
                 )
             size = tensor.parameters["shared_memory_byte_size"].int64_param
             offset = tensor.parameters["shared_memory_offset"].int64_param
@@ -337,16 +354,15 @@ class FakeServer:
         return whole
 
     def _with_places(
-        self, answer: ModelInferResponse, request: ModelInferRequest, context: Context
+        self, answer: ModelInferResponse, request: ModelInferRequest
     ) -> ModelInferResponse:
         """Large outputs are put where the request has room for them."""
         if OUTPUTS_REGION not in request.parameters:
             return answer
         name = request.parameters[OUTPUTS_REGION].string_param
         if name not in self.segments:
-            context.abort(
-                grpc.StatusCode.INVALID_ARGUMENT,
-                f"the outputs: shared memory region '{name}' is not registered",
+            raise UnknownSegmentError(
+                f"the outputs: shared memory region '{name}' is not registered"
             )
         at = request.parameters[OUTPUTS_OFFSET].int64_param
         end = at + request.parameters[OUTPUTS_BYTE_SIZE].int64_param
@@ -391,12 +407,18 @@ class FakeServer:
 
     def _stream_answer(self, request: ModelInferRequest) -> ModelStreamInferResponse:
         model = self.models.get(request.model_name, MODELS[0])
-        if request.model_name != "fails":
-            return ModelStreamInferResponse(infer_response=self._answer(request, model))
-        answer = ModelStreamInferResponse(error_message="the model raised ValueError: 7")
+        code = self.stream_code
+        try:
+            placed = self._placed_answer(request, model)
+            if request.model_name != "fails":
+                return ModelStreamInferResponse(infer_response=placed)
+            answer = ModelStreamInferResponse(error_message="the model raised ValueError: 7")
+        except UnknownSegmentError as error:
+            answer = ModelStreamInferResponse(error_message=str(error))
+            code = self.unknown_segment_code
         answer.infer_response.id = request.id
-        if self.stream_code is not None:
-            answer.infer_response.parameters["grpc_status"].int64_param = self.stream_code
+        if code is not None:
+            answer.infer_response.parameters["grpc_status"].int64_param = code
         return answer
 
 

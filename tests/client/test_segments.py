@@ -98,12 +98,46 @@ def test_the_bytes_are_bounded_too(pool: SegmentPool, monkeypatch: pytest.Monkey
 def test_forgotten_segments_go_at_once_or_as_they_are_given_back(pool: SegmentPool) -> None:
     free, taken = make(pool, 1), make(pool, 1)
     pool.give_back(free)
-    pool.forget()
+    pool.forget(taken)
     assert [free.memory.closed, taken.memory.closed] == [True, False]
     pool.give_back(taken)
     assert [free.memory.closed, taken.memory.closed] == [True, True]
     assert pool.take(1) is None
     assert pool.is_on
+
+
+def test_a_server_that_knows_none_of_the_new_ones_either_is_asked_no_more(
+    pool: SegmentPool,
+) -> None:
+    first, beside = make(pool, 1), make(pool, 1)
+    pool.forget(first)
+    # Of the same time: it says nothing new.
+    pool.forget(beside)
+    # Unless the server was told of it after it was started again.
+    answered, dropped = pool.make(1)
+    assert answered is not None
+    assert dropped == [beside.name]
+    pool.give_back(answered)
+    pool.forget(answered)
+    last = make(pool, 1)
+    pool.forget(last)
+    assert pool.make(1) == (None, [])
+    for segment in (first, beside, last):
+        pool.give_back(segment)
+    assert not pool.is_on
+    assert pool.close() == []
+
+
+def test_one_that_somebody_still_looks_at_goes_from_the_pool_and_then_by_itself(
+    pool: SegmentPool,
+) -> None:
+    """As one whose copying was interrupted: the traceback refers to it."""
+    segment = make(pool, 1)
+    with memoryview(segment.memory):
+        pool.abandon(segment)
+        others = [pool.make(1) for _ in range(MAX_SEGMENTS)]
+    assert [dropped for _, dropped in others] == [[segment.name]] + [[]] * (MAX_SEGMENTS - 1)
+    assert None not in [other for other, _ in others]
 
 
 def test_a_closed_pool_names_what_is_to_be_unregistered_and_makes_no_more(

@@ -35,6 +35,8 @@ from tideserve.v1.segments import PREFIX
 REGISTER: Final = f"/{INFERENCE_SERVICE}/SystemSharedMemoryRegister"
 MEMORY: Final = Path("/dev/shm")
 TENSOR_BYTES: Final = 4 * large_model.ELEMENTS
+# That a stream sends ahead.
+STREAM_REQUESTS: Final = 3
 # Callers that live at a time.
 SLOTS: Final = 64
 
@@ -46,6 +48,8 @@ class Kind(Enum):
     """In the call: through the replica's arena only."""
     CLIENT = "client"
     """`tideserve.client`: regions that it makes by itself."""
+    STREAM = "stream"
+    """The same, over streams with requests sent ahead."""
     LOCKED = "locked"
     """Inputs and outputs in a region whose client holds a lock, so that its death is noticed."""
     PLAIN = "plain"
@@ -62,6 +66,8 @@ def run(kind: Kind, address: str, counts: memoryview, complaints: Path, seed: in
                     values = random_values(source)
                     outputs = client.infer(large_model.NAME, {"IN": values})
                     counts[0 if outputs["OUT"].tobytes() == values.tobytes() else 1] += 1
+        if kind is Kind.STREAM:
+            call_in_streams(address, source, counts)
         with connect(address) as caller:
             call_in_a_region(caller, source, counts, is_locked=kind is Kind.LOCKED)
     except Exception as error:  # noqa: BLE001 - whatever it is, the test is to hear of it
@@ -72,12 +78,27 @@ def run(kind: Kind, address: str, counts: memoryview, complaints: Path, seed: in
 
 def is_region_of(kind: Kind, name: str) -> bool:
     """Whether a caller of this kind registered it."""
-    return name.startswith(PREFIX if kind is Kind.CLIENT else f"mortal-{kind.value}-")
+    owns = kind in (Kind.CLIENT, Kind.STREAM)
+    return name.startswith(PREFIX if owns else f"mortal-{kind.value}-")
 
 
 def random_values(source: random.Random) -> "np.ndarray[tuple[int, ...], np.dtype[np.float32]]":
     """Any bits, so that an answer is nobody else's."""
     return np.frombuffer(source.randbytes(TENSOR_BYTES), np.float32).reshape(1, -1)
+
+
+def call_in_streams(address: str, source: random.Random, counts: memoryview) -> None:
+    """Some are ended with requests open, whose segments are abandoned."""
+    with Client(address) as client:
+        while True:
+            with client.stream() as stream:
+                sent = []
+                for _ in range(STREAM_REQUESTS):
+                    sent.append(random_values(source))
+                    stream.send(large_model.NAME, {"IN": sent[-1]})
+                for values in sent[: source.choice((STREAM_REQUESTS, 1))]:
+                    output = stream.receive().outputs["OUT"]
+                    counts[0 if output.tobytes() == values.tobytes() else 1] += 1
 
 
 def call_in_a_region(

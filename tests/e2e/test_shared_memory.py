@@ -90,7 +90,7 @@ def test_killed_replicas_and_callers_leave_nothing_and_fail_nobody(
     wait_until(lambda: arenas_open(server) == 2, 10, lambda: server.log)
     with connect(server.address) as caller:
         # Nobody can tell that a client without a lock is gone.
-        wait_until(lambda: not registered(caller, {Kind.CLIENT, Kind.LOCKED}), 20)
+        wait_until(lambda: not registered(caller, {Kind.CLIENT, Kind.STREAM, Kind.LOCKED}), 20)
         assert len(registered(caller, {Kind.PLAIN})) == killed[Kind.PLAIN.value] + 1
         caller.call(UNREGISTER, SystemSharedMemoryUnregisterRequest().SerializeToString())
     assert segments_open(server) == []
@@ -119,9 +119,9 @@ async def kill_by_turns(
             chosen = source.choice(callers.living)
             callers.kill(chosen)
             killed[chosen.kind.value] += 1
-            if chosen.kind is Kind.CLIENT:
+            if chosen.kind in (Kind.CLIENT, Kind.STREAM):
                 # This one as it connects, or as its segment is made and registered.
-                young = callers.start(Kind.CLIENT)
+                young = callers.start(chosen.kind)
                 await asyncio.sleep(source.uniform(0.0, 0.08))
                 callers.kill(young)
             callers.start(chosen.kind)

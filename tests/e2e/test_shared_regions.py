@@ -24,8 +24,9 @@ from tests.e2e.model_folder import link_example, write_model
 from tests.e2e.running import running
 from tests.e2e.server import Server, wait_until
 from tests.e2e.server_log import mistakes
-from tideserve.client import Client
+from tideserve.client import Client, InvalidArgument, TideserveClientError
 from tideserve.client.aio import Client as AioClient
+from tideserve.client.segments import MAX_SEGMENTS
 from tideserve.v1.inference_pb2 import (
     ModelInferRequest,
     ModelInferResponse,
@@ -33,6 +34,7 @@ from tideserve.v1.inference_pb2 import (
     SystemSharedMemoryUnregisterRequest,
 )
 from tideserve.v1.methods import INFERENCE_SERVICE
+from tideserve.v1.segments import PREFIX
 
 pytestmark = pytest.mark.e2e
 
@@ -381,6 +383,75 @@ def test_the_asyncio_client_does_as_the_other(server: Server) -> None:
     assert not segments_held_by(server)
 
 
+# Rows of so many numbers: some of them as messages, some large.
+STREAM_ROWS: Final = [
+    {"ROWS": np.random.default_rng(at).random((1, width), dtype=np.float32)}
+    for at, width in enumerate([150_000, 10, 300_000, 150_000, 1, 70_000] * 4)
+]
+
+
+def registered(client: Any) -> list[str]:
+    """Regions, in the server's words."""
+    return sorted(client.get_system_shared_memory_status().regions)
+
+
+def test_streams_give_the_same_with_shared_memory_and_without(server: Server, client: Any) -> None:
+    inputs = [inputs_of(number) for number in range(24)] + STREAM_ROWS
+    # The server ends a stream where answers of 16 MiB wait to be sent: 3 of these are less.
+    with Client(server.address) as shared, Client(server.address, shared_memory=False) as plain:
+        for _ in range(2):
+            answers = [
+                [it.outputs for it in one.infer_stream("rows", inputs, max_outstanding=3)]
+                for one in (shared, plain)
+            ]
+            assert [len(it) for it in answers] == [len(inputs)] * 2
+            for given, *both in zip(inputs, *answers, strict=True):
+                check_same(given, *both)
+        assert 1 <= len(registered(client)) <= MAX_SEGMENTS
+    assert not registered(client)
+    assert not segments_held_by(server)
+
+
+def test_streams_of_the_asyncio_client_give_the_same_as_its_calls(
+    server: Server, client: Any
+) -> None:
+    async def play(one: AioClient) -> None:
+        results = [it async for it in one.infer_stream("rows", STREAM_ROWS)]
+        for given, result in zip(STREAM_ROWS, results, strict=True):
+            check_same(given, result.outputs, await one.infer("rows", given))
+
+    async def scenario() -> None:
+        async with AioClient(server.address) as one:
+            await asyncio.gather(play(one), play(one), play(one))
+            assert 1 <= len(registered(client)) <= MAX_SEGMENTS
+
+    asyncio.run(scenario())
+    assert not registered(client)
+    assert not segments_held_by(server)
+
+
+def test_more_requests_in_a_stream_than_there_are_segments(server: Server, client: Any) -> None:
+    with Client(server.address) as one, one.stream() as stream:
+        for _ in range(2):
+            for given in STREAM_ROWS:
+                stream.send("rows", given)
+            for given, result in zip(STREAM_ROWS, stream, strict=True):
+                check_same(given, result.outputs)
+        assert 1 <= len(registered(client)) <= MAX_SEGMENTS
+    assert not registered(client)
+
+
+def test_a_request_of_a_stream_that_fails_gives_its_segment_back(
+    server: Server, client: Any
+) -> None:
+    with Client(server.address) as one, one.stream() as stream:
+        for _ in range(MAX_SEGMENTS + 1):
+            stream.send("rows", {"WRONG": STREAM_ROWS[0]["ROWS"]})
+            with pytest.raises(InvalidArgument, match="WRONG"):
+                stream.receive(30)
+        assert len(registered(client)) == 1
+
+
 OWN_CLIENT_SOURCE: Final = """
 import sys, time
 import numpy as np
@@ -419,6 +490,85 @@ def test_the_client_goes_on_with_a_server_that_was_started_again(tmp_path: Path)
         for _ in range(2):
             check_same(inputs_of(3), client.infer("rows", inputs_of(3)))
             assert len(segments_held_by(server)) == 1
+
+
+@pytest.mark.parametrize("front", ["native", "grpcio"])
+def test_streams_that_are_left_with_requests_open_leave_no_region(
+    tmp_path: Path, front: str
+) -> None:
+    repository = tmp_path / "repository"
+    repository.mkdir()
+    write_model(repository, "rows", ROWS_CONFIG, ROWS_SOURCE)
+
+    async def leave(client: AioClient) -> None:
+        async with client.stream() as stream:
+            for given in STREAM_ROWS:
+                await stream.send("rows", given)
+            check_same(STREAM_ROWS[0], (await stream.receive(30)).outputs)
+
+    async def scenario(address: str) -> None:
+        async with AioClient(address) as client:
+            for _ in range(3):
+                await leave(client)
+            check_same(STREAM_ROWS[2], await client.infer("rows", STREAM_ROWS[2]))
+
+    with running(repository, tmp_path / "state", f"--front={front}") as server:
+        with Client(server.address) as client:
+            for _ in range(3):
+                with client.stream() as stream:
+                    for given in STREAM_ROWS:
+                        stream.send("rows", given)
+                    check_same(STREAM_ROWS[0], stream.receive(30).outputs)
+            check_same(STREAM_ROWS[2], client.infer("rows", STREAM_ROWS[2]))
+        asyncio.run(scenario(server.address))
+        asker = triton.InferenceServerClient(server.address)
+        assert not registered(asker)
+        asker.close()
+        # Other servers' clients may be at it.
+        wait_until(lambda: not list(MEMORY.glob(f"{PREFIX}*")), 20.0)
+        assert server.stop() == 0
+        assert not mistakes(server.log)
+
+
+def test_streams_go_on_with_a_server_that_was_started_again(tmp_path: Path) -> None:
+    """What was registered before is unknown to it: those requests come again, in messages."""
+    repository = tmp_path / "repository"
+    repository.mkdir()
+    write_model(repository, "rows", ROWS_CONFIG, ROWS_SOURCE)
+
+    async def play(one: AioClient) -> None:
+        results = [it.outputs async for it in one.infer_stream("rows", STREAM_ROWS)]
+        for given, result in zip(STREAM_ROWS, results, strict=True):
+            check_same(given, result)
+
+    with (
+        running(repository, tmp_path / "state") as server,
+        Client(server.address) as client,
+        asyncio.Runner() as runner,
+    ):
+        aio_client = AioClient(server.address)
+        for turn in range(2):
+            for given, result in zip(
+                STREAM_ROWS, client.infer_stream("rows", STREAM_ROWS), strict=True
+            ):
+                check_same(given, result.outputs)
+            runner.run(play(aio_client))
+            assert len(segments_held_by(server)) >= 2
+            # Open as it dies, in the middle of its requests.
+            with client.stream() as stream:
+                for given in STREAM_ROWS:
+                    stream.send("rows", given)
+                server.stop(signal.SIGKILL if turn else signal.SIGTERM)
+                with suppress(TideserveClientError):
+                    while True:
+                        stream.receive(30)
+            server.start()
+            server.wait_ready()
+        client.close()
+        runner.run(aio_client.close())
+        assert not segments_held_by(server)
+        # Other servers' clients may be at it.
+        wait_until(lambda: not list(MEMORY.glob(f"{PREFIX}*")), 20.0)
 
 
 # --- without ------------------------------------------------------------------------------------

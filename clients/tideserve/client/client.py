@@ -17,6 +17,7 @@ from tideserve.client.errors import Unavailable
 from tideserve.client.inference import InferOptions, Parameter, encoded
 from tideserve.client.retry import NO_RETRY, RetryPolicy
 from tideserve.client.shared_inference import SharedInference
+from tideserve.client.shared_segments import SharedSegments
 from tideserve.client.stream import InferStream
 from tideserve.client.stream_order import StreamResult
 from tideserve.client.transport import SystemWaits, Transport, Waits
@@ -32,7 +33,7 @@ class Client:
 
     `timeout_s` is the deadline of every unary call that gives none of its own, over all its
     attempts; `math.inf` is none. The constructor connects nothing: the first call does.
-    `shared_memory`: whether large inputs may go through it to a server on this machine.
+    `shared_memory`: whether large tensors may go through it to a server on this machine.
     `token` is for the control plane (`replicas`, `status`, `scale`) and travels with its calls only. Every
     method raises subclasses of `TideserveClientError`, `ClientClosed` after `close`.
     """
@@ -55,7 +56,8 @@ class Client:
             retry or RetryPolicy(),
             waits or SystemWaits(),
         )
-        self._inference = SharedInference(self._transport, enabled=shared_memory)
+        self._segments = SharedSegments(self._transport, enabled=shared_memory)
+        self._inference = SharedInference(self._transport, self._segments)
 
     def __enter__(self) -> Self:
         return self
@@ -70,7 +72,7 @@ class Client:
 
     def close(self) -> None:
         """Ends the connection; calls under way fail with `ClientClosed`. Idempotent."""
-        self._inference.close()
+        self._segments.close()
         self._transport.close()
 
     # --- inference ---------------------------------------------------------------------
@@ -105,7 +107,7 @@ class Client:
         """A stream of requests and results; `timeout_s` bounds the whole of it (default: no
         bound), `max_outstanding` how many results may wait to be received."""
         deadline_s = None if timeout_s is None else checked_timeout_s(timeout_s, timeout_s)
-        return InferStream(self._transport, deadline_s, max_outstanding)
+        return InferStream(self._transport, self._segments, deadline_s, max_outstanding)
 
     def infer_stream(
         self,

@@ -114,6 +114,26 @@ def request_from(
     return request
 
 
+def without_segment(request: ModelInferRequest, segment: "Segment") -> ModelInferRequest:
+    """The request that `request_from` made with the segment, with all inputs as raw contents: a copy
+    of what it was given there."""
+    plain = ModelInferRequest()
+    plain.CopyFrom(request)
+    raw = iter(request.raw_input_contents)
+    del plain.raw_input_contents[:]
+    for tensor in plain.inputs:
+        if "shared_memory_region" not in tensor.parameters:
+            plain.raw_input_contents.append(next(raw))
+            continue
+        offset = tensor.parameters["shared_memory_offset"].int64_param
+        byte_size = tensor.parameters["shared_memory_byte_size"].int64_param
+        plain.raw_input_contents.append(segment.read(offset, byte_size))
+        tensor.parameters.clear()
+    for name in (OUTPUTS_REGION, OUTPUTS_OFFSET, OUTPUTS_BYTE_SIZE):
+        plain.parameters.pop(name, None)
+    return plain
+
+
 def outputs_of(
     response: ModelInferResponse, segment: "Segment | None" = None
 ) -> "dict[str, Array]":

@@ -29,6 +29,8 @@ class OutputRoom:
 
     def of(self, kind: Kind) -> int:
         """Bytes that its large outputs are expected to take; 0: it has none, or too large ones."""
+        if kind not in self._bytes:
+            return 0
         with self._lock:
             room_bytes = self._bytes.get(kind, 0)
             if room_bytes:
@@ -37,9 +39,11 @@ class OutputRoom:
 
     def on_answer(self, kind: Kind, response: ModelInferResponse) -> None:
         """Remembers what this one took, wherever its outputs lie."""
-        room_bytes = sum(aligned(size) for size in _sizes(response) if size >= MIN_OUTPUT_BYTES)
+        room_bytes = _room_bytes(response)
         if not 0 < room_bytes <= MAX_ROOM_BYTES:
             room_bytes = 0
+        if not room_bytes and kind not in self._bytes:
+            return
         with self._lock:
             if not room_bytes:
                 self._bytes.pop(kind, None)
@@ -50,10 +54,16 @@ class OutputRoom:
                 self._bytes.popitem(last=False)
 
 
-def _sizes(response: ModelInferResponse) -> list[int]:
-    """Bytes of each output that is no typed contents."""
-    sizes = [len(raw) for raw in response.raw_output_contents]
-    for at, output in enumerate(response.outputs[: len(sizes)]):
-        if "shared_memory_byte_size" in output.parameters:
-            sizes[at] = output.parameters["shared_memory_byte_size"].int64_param
-    return sizes
+def _room_bytes(response: ModelInferResponse) -> int:
+    """Of its large outputs; none of them is typed contents."""
+    room_bytes = 0
+    for at, raw in enumerate(response.raw_output_contents):
+        size = len(raw)
+        # One that is elsewhere has an empty entry.
+        if not size and at < len(response.outputs):
+            parameters = response.outputs[at].parameters
+            if "shared_memory_byte_size" in parameters:
+                size = parameters["shared_memory_byte_size"].int64_param
+        if size >= MIN_OUTPUT_BYTES:
+            room_bytes += aligned(size)
+    return room_bytes

@@ -9,6 +9,7 @@ import mmap
 import os
 import secrets
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Final
@@ -20,6 +21,9 @@ MAX_SEGMENTS: Final = 8
 MAX_BYTES: Final = 256 * 1024 * 1024
 # Requests of about one size share segments.
 MIN_SEGMENT_BYTES: Final = 1024 * 1024
+# A server that was restarted knows none of them, once. One that does not know those that it was
+# told of since either (two servers behind one address, perhaps) is left in peace.
+MAX_FORGOTTEN: Final = 2
 
 
 @dataclass(slots=True, eq=False)
@@ -54,6 +58,8 @@ class SegmentPool:
     is_on: bool
     _segments: list[Segment] = field(default_factory=list)
     _abandoned: list[str] = field(default_factory=list)
+    _forgotten: int = 0
+    """How often in a row the server has not known what it was told of."""
     _lock: Lock = field(default_factory=Lock)
 
     def take(self, byte_size: int) -> Segment | None:
@@ -87,11 +93,14 @@ class SegmentPool:
             return segment, dropped
 
     def give_back(self, segment: Segment) -> None:
-        """Its request was answered: the server has read what it wanted, and writes no more."""
+        """Its request was answered: the server has read what it wanted, and writes no more. Or it
+        was never sent."""
         with self._lock:
             segment.is_taken = False
             if segment.is_stale:
                 self._drop(segment)
+            else:
+                self._forgotten = 0
 
     def abandon(self, segment: Segment) -> None:
         """Its request has ended here, but perhaps not at the server, which may still write outputs
@@ -106,19 +115,24 @@ class SegmentPool:
         segment.is_stale = True
         self.give_back(segment)
 
-    def forget(self) -> None:
-        """The server knows none of them any more."""
+    def forget(self, segment: Segment) -> None:
+        """The server was told of this one and does not know it: it has none of those that there
+        are. It is still to be given back."""
         with self._lock:
-            for segment in list(self._segments):
-                segment.is_stale = True
-                if not segment.is_taken:
-                    self._drop(segment)
+            if segment.is_stale:
+                return
+            # But those that it was told of later it may have: they are to be unregistered.
+            later = self._segments[self._segments.index(segment) + 1 :]
+            self._abandoned += [it.name for it in later if not it.is_stale]
+            self._forget_all()
+            self._forgotten += 1
+            self.is_on = self.is_on and self._forgotten < MAX_FORGOTTEN
 
     def switch_off(self) -> None:
         """The server takes no segments: makes no more, and drops these."""
         with self._lock:
             self.is_on = False
-        self.forget()
+            self._forget_all()
 
     def close(self) -> list[str]:
         """Drops them all, those in use as they are given back, and makes no more; the names of those
@@ -136,9 +150,17 @@ class SegmentPool:
         held_bytes = sum(it.byte_size for it in self._segments)
         return len(self._segments) < MAX_SEGMENTS and held_bytes + byte_size <= MAX_BYTES
 
+    def _forget_all(self) -> None:
+        for segment in list(self._segments):
+            segment.is_stale = True
+            if not segment.is_taken:
+                self._drop(segment)
+
     def _drop(self, segment: Segment) -> None:
-        segment.memory.close()
         self._segments.remove(segment)
+        # Whoever was interrupted while copying may still refer to it: then it goes with that.
+        with suppress(BufferError):
+            segment.memory.close()
 
 
 def is_available() -> bool:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from tideserve.client import operations, views
 from tideserve.client.aio.shared_inference import SharedInference
+from tideserve.client.aio.shared_segments import SharedSegments
 from tideserve.client.aio.stream import InferStream
 from tideserve.client.aio.transport import SystemWaits, Transport, Waits
 from tideserve.client.connection import (
@@ -34,7 +35,7 @@ class Client:
 
     `timeout_s` is the deadline of every unary call that gives none of its own, over all its
     attempts; `math.inf` is none. The constructor connects nothing: the first call does.
-    `shared_memory`: whether large inputs may go through it to a server on this machine.
+    `shared_memory`: whether large tensors may go through it to a server on this machine.
     `token` is for the control plane (`replicas`, `status`, `scale`) and travels with its calls only. Every
     method raises subclasses of `TideserveClientError`, `ClientClosed` after `close`.
     """
@@ -57,7 +58,8 @@ class Client:
             retry or RetryPolicy(),
             waits or SystemWaits(),
         )
-        self._inference = SharedInference(self._transport, enabled=shared_memory)
+        self._segments = SharedSegments(self._transport, enabled=shared_memory)
+        self._inference = SharedInference(self._transport, self._segments)
 
     async def __aenter__(self) -> Self:
         return self
@@ -72,7 +74,7 @@ class Client:
 
     async def close(self) -> None:
         """Ends the connection; calls under way fail with `ClientClosed`. Idempotent."""
-        await self._inference.close()
+        await self._segments.close()
         await self._transport.close()
 
     # --- inference ---------------------------------------------------------------------
@@ -107,7 +109,7 @@ class Client:
         """A stream of requests and results; `timeout_s` bounds the whole of it (default: no
         bound), `max_outstanding` how many results may wait to be received."""
         deadline_s = None if timeout_s is None else checked_timeout_s(timeout_s, timeout_s)
-        return InferStream(self._transport, deadline_s, max_outstanding)
+        return InferStream(self._transport, self._segments, deadline_s, max_outstanding)
 
     async def infer_stream(
         self,
