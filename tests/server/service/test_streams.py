@@ -52,10 +52,13 @@ def test_a_half_closed_stream_ends_with_its_last_answer_or_at_once() -> None:
 def test_a_dropped_stream_gives_its_requests_without_an_answer_and_takes_no_more() -> None:
     front, streams, stream = opened()
     waiting, answered = stream.place(), stream.place()
-    waiting.request = Request(request_id=1, rows=1, payload_bytes=0, signature=None, arrived_s=0.0)
+    request = Request(request_id=1, rows=1, payload_bytes=0, signature=None, arrived_s=0.0)
+    waiting.request = request
     answered.request = Request(request_id=2, rows=1, payload_bytes=0, signature=None, arrived_s=0.0)
     streams.fill(CALL, answered, b"2")
-    assert streams.drop(CALL) == [waiting.request]
+    assert streams.drop(CALL) == [request]
+    # What refers to each other waits for a collection, with the segment that it holds.
+    assert [slot.request for slot in (waiting, answered)] == [None, None]
     assert streams.drop(CALL) == []
     streams.fill(CALL, waiting, b"1")
     streams.half_close(CALL)

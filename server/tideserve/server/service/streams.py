@@ -92,7 +92,11 @@ class Streams:
         """Its caller is gone; the requests without an answer."""
         stream = self._streams.pop(call_id, None)
         slots = [] if stream is None else stream.slots
-        return [slot.request for slot in slots if slot.request is not None]
+        requests = [slot.request for slot in slots if slot.request is not None]
+        for slot in slots:
+            # Each refers to the other: they, and the segments they hold, would wait for a collection.
+            slot.request = None
+        return requests
 
     def _flush(self, call_id: int, stream: Stream) -> None:
         """Sends the answers whose turn it is, and ends a stream that is through."""
