@@ -29,6 +29,7 @@ _MODULES = (
             "batch",
             "dispatcher",
             "exchanges",
+            "gather",
             "mailbox",
             "placement",
             "plans",

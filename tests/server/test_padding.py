@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.server.samples import add_input, make_spec
-from tideserve.server.batch import BatchOutputs, encode_lease
+from tideserve.server.batch import BatchOutputs
 from tideserve.server.errors import InvalidRequestError
 from tideserve.server.exchanges import LeaseHead, TensorIn
+from tideserve.server.gather import encode_lease
 from tideserve.server.model_spec import ModelSpec, TensorSpec
 from tideserve.server.padding import Padding, pad_element
 from tideserve.server.payload import fill, read_inputs

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.server.samples import add_input, elements, make_spec
-from tideserve.server.batch import BatchOutputs, encode_lease
+from tideserve.server.batch import BatchOutputs
 from tideserve.server.errors import InvalidRequestError, TideserveError, UnsupportedError
 from tideserve.server.exchanges import LeaseHead, TensorIn, tensor_of
+from tideserve.server.gather import encode_lease
 from tideserve.server.model_spec import DATATYPE_BYTES, ModelSpec, TensorSpec
 from tideserve.server.payload import InferInputs, fill, read_inputs
 from tideserve.v1.inference_pb2 import InferTensorContents, ModelInferRequest, ModelInferResponse

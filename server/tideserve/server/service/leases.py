@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from tideserve.server.arena import Arena
-from tideserve.server.batch import BatchOutputs, EncodedLease, encode_lease
+from tideserve.server.batch import BatchOutputs
 from tideserve.server.core.actions import Dispatch, FailureCause
 from tideserve.server.core.leases import Lease as CoreLease
 from tideserve.server.core.leases import max_batch_time_s
@@ -13,6 +13,7 @@ from tideserve.server.core.model import Model
 from tideserve.server.core.outcomes import BatchDone, BatchFailed
 from tideserve.server.core.outcomes import Outcome as CoreOutcome
 from tideserve.server.exchanges import LeaseHead, OutcomeIn
+from tideserve.server.gather import EncodedLease, encode_lease
 from tideserve.server.models import ModelEntry
 from tideserve.server.service.inference import PendingRequest
 from tideserve.v1.replica_pb2 import BatchFailure
