@@ -36,9 +36,9 @@ def regions(folder: Path) -> SharedRegions:
 def open_files(regions: SharedRegions) -> int:
     """Of this process, in the folder of segments: what other tests' threads open is not counted."""
     folder, count = f"{regions.folder.resolve()}/", 0
-    for number in os.listdir("/proc/self/fd"):
+    for link in Path("/proc/self/fd").iterdir():
         with suppress(FileNotFoundError):  # closed since
-            count += os.readlink(f"/proc/self/fd/{number}").startswith(folder)
+            count += str(link.readlink()).startswith(folder)
     return count
 
 

@@ -382,9 +382,9 @@ def open_as(file: int) -> int:
     """How often this process has it open: other tests' threads open others meanwhile."""
     same = os.fstat(file)
     count = 0
-    for number in os.listdir("/proc/self/fd"):
+    for link in Path("/proc/self/fd").iterdir():
         with suppress(OSError):  # closed since
-            count += os.path.samestat(os.fstat(int(number)), same)
+            count += os.path.samestat(os.fstat(int(link.name)), same)
     return count
 
 
