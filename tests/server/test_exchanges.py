@@ -151,7 +151,7 @@ def written(messages: st.SearchStrategy[Message]) -> st.SearchStrategy[bytes]:
 
 def mixed(field: int, parts: st.SearchStrategy[bytes]) -> st.SearchStrategy[bytes]:
     """A message as a field: its fields come twice, in any order, and some nobody knows."""
-    bodies = st.lists(st.one_of(parts, parts, UNKNOWN), max_size=3).map(b"".join)
+    bodies = st.lists(st.one_of(parts, parts, UNKNOWN), min_size=1, max_size=3).map(b"".join)
     return bodies.map(lambda body: header(field, len(body)) + body)
 
 
@@ -161,8 +161,22 @@ def test_what_is_laid_out_in_another_way_is_read_as_protobuf_reads_it(data: st.D
     results = mixed(2, mixed(1, written(TENSORS)))
     outcomes = mixed(4, st.one_of(results, written(OUTCOMES), written(FAILURES)))
     fields = st.one_of(outcomes, written(REQUESTS), UNKNOWN)
-    payload = b"".join(data.draw(st.lists(fields, max_size=4)))
+    payload = b"".join(data.draw(st.lists(fields, min_size=1, max_size=3)))
     assert told(read_exchange(payload)) == by_protobuf(ExchangeRequest.FromString(payload))
+
+
+@settings(max_examples=200, deadline=None)
+@given(TENSORS, TENSORS, OUTCOMES)
+def test_what_is_said_twice_is_read_as_protobuf_reads_it(
+    tensor: Tensor, again: Tensor, outcome: Outcome
+) -> None:
+    def framed(field: int, *parts: bytes) -> bytes:
+        return header(field, sum(map(len, parts))) + b"".join(parts)
+
+    result = framed(2, framed(1, tensor.SerializeToString(), again.SerializeToString()))
+    once = outcome.SerializeToString()
+    for payload in (framed(4, result), framed(4, once, once), framed(4, result, result)):
+        assert told(read_exchange(payload)) == by_protobuf(ExchangeRequest.FromString(payload))
 
 
 @pytest.mark.interpreted
