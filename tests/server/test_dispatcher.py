@@ -1,6 +1,7 @@
 """The loop over a front of lists: every call gets its one answer, and no call harms another."""
 
 import logging
+import math
 from collections.abc import Callable
 
 import pytest
@@ -15,6 +16,8 @@ from tideserve.v1 import control_pb2, methods, replica_pb2
 from tideserve.v1.inference_pb2 import (
     ModelInferRequest,
     ModelInferResponse,
+    ModelStatisticsRequest,
+    ModelStatisticsResponse,
     ModelStreamInferResponse,
     ServerLiveResponse,
 )
@@ -591,6 +594,23 @@ def test_outputs_that_do_not_fit_fail_the_batch_alone(
     assert (status.code, words in status.message) == (Code.INTERNAL, True), status
     assert world.is_open(again)
     assert world.stats.failed == {"bad_output": 1}
+
+
+@pytest.mark.parametrize("seconds", [math.nan, math.inf, -math.inf, -1.0, 1e300])
+def test_a_time_that_no_clock_measured_costs_no_answer_and_no_statistics(seconds: float) -> None:
+    world = World()
+    replica = world.replica()
+    waiting = replica.exchange()
+    call_id = world.infer()
+    outcome = echo(replica.lease(waiting))
+    outcome.infer_s = seconds
+    again = replica.exchange(outcome)
+
+    assert world.answer(call_id, ModelInferResponse).raw_output_contents
+    assert world.is_open(again)
+    counted = world.call(f"/{methods.INFERENCE_SERVICE}/ModelStatistics", ModelStatisticsRequest())
+    (model,) = world.answer(counted, ModelStatisticsResponse).model_stats
+    assert (model.inference_count, model.inference_stats.compute_infer.ns) == (1, 0)
 
 
 def test_a_lost_device_costs_the_replica_and_no_request() -> None:

@@ -263,6 +263,39 @@ def test_outputs_of_another_size_are_not_written_beyond_their_place(tmp_path: Pa
         assert not memory[[0, 2]].any()
 
 
+def test_an_output_that_is_also_an_input_is_not_taken_for_written(tmp_path: Path) -> None:
+    """The runtime gives the input itself, and leaves the place as the batch before it did."""
+    tensor = ("IN", TensorProto.FLOAT, ("batch", 2))
+    path = write_onnx(
+        tmp_path / "model.onnx",
+        [helper.make_node("Neg", ["IN"], ["OUT"])],
+        [tensor],
+        [("OUT", TensorProto.FLOAT, ("batch", 2)), tensor],
+    )
+    backend = open_model(files(path))
+    places = {"OUT": np.zeros((1, 2), np.float32), "IN": np.zeros((1, 2), np.float32)}
+    assert not backend.infer_into({"IN": ones(1, 2)}, places)
+    assert backend.infer_into({"IN": ones(1, 2)}, {"OUT": places["OUT"]})
+    assert (places["OUT"] == -1).all()
+
+
+def test_an_initializer_that_a_caller_replaces_is_left_to_the_ordinary_way(tmp_path: Path) -> None:
+    """The runtime binds none."""
+    tensors = [(name, TensorProto.FLOAT, ("batch", 2)) for name in ("IN", "bias")]
+    path = write_onnx(
+        tmp_path / "model.onnx",
+        [helper.make_node("Add", ["IN", "bias"], ["OUT"])],
+        tensors,
+        [("OUT", TensorProto.FLOAT, ("batch", 2))],
+        [numpy_helper.from_array(ones(1, 2), "bias")],
+    )
+    backend = open_model(files(path))
+    place = {"OUT": np.zeros((1, 2), np.float32)}
+    assert not backend.infer_into({"IN": ones(1, 2), "bias": 2 * ones(1, 2)}, place)
+    assert backend.infer_into({"IN": ones(1, 2)}, place)
+    assert (place["OUT"] == 2).all()
+
+
 def test_strings_are_not_written_where_they_are_wanted(tmp_path: Path) -> None:
     backend = open_model(files(write_identity(tmp_path / "model.onnx", TensorProto.STRING)))
     texts = np.array([[b"a", b"b"]], dtype=object)

@@ -138,16 +138,19 @@ class OnnxBackend:
         if self._bf16 or self._on_gpu or any(array.dtype.kind == "O" for array in inputs.values()):
             return False
         binding = self._session.io_binding()
-        for name, array in inputs.items():
-            binding.bind_cpu_input(name, array)
-        for name, array in outputs.items():
-            address = array.ctypes.data
-            binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, address)
         try:
+            # Which raises for what `infer` takes: optional inputs, and initializers in their place.
+            for name, array in inputs.items():
+                binding.bind_cpu_input(name, array)
+            for name, array in outputs.items():
+                address = array.ctypes.data
+                binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, address)
             self._session.run_with_iobinding(binding)
         except Exception:  # noqa: BLE001 - the runtime's own; `infer` says it again
             return False
-        return True
+        # An output that is also an input comes as that input, and nothing is written.
+        given = zip(outputs.values(), binding.get_outputs(), strict=True)
+        return all(value.data_ptr() == array.ctypes.data for array, value in given if array.size)
 
     def close(self) -> None:
         del self._session

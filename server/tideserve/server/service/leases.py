@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable
+from math import inf
 from typing import Final
 
 from tideserve.server.arena import Arena
@@ -25,6 +26,8 @@ _CAUSES: Final[dict[int, FailureCause]] = {
     BatchFailure.OUT_OF_MEMORY: FailureCause.OUT_OF_MEMORY,
     BatchFailure.OUTPUT_TOO_LARGE: FailureCause.OUTPUT_TOO_LARGE,
 }
+# No batch takes longer: what says so was measured by no clock.
+_LONGEST_S: Final = 1e6
 _HALVED: Final = (FailureCause.OUT_OF_MEMORY, FailureCause.OUTPUT_TOO_LARGE)
 
 
@@ -81,10 +84,15 @@ def read_outcome(
         )
     lease.outputs, lease.output_bytes = outputs, outputs.size_bytes
     input_s, infer_s, output_s = outcome.input_s, outcome.infer_s, outcome.output_s
+    latency_s = input_s + infer_s + output_s
+    if not (input_s >= 0.0 and infer_s >= 0.0 and output_s >= 0.0 and latency_s < _LONGEST_S):
+        # The batch is good all the same. Its profile passes over what is not finite.
+        input_s = infer_s = output_s = 0.0
+        latency_s = inf
     waiting = sum(not request.done for request in lease.requests)
     entry.stats.on_batch(lease.rows, waiting, input_s, infer_s, output_s, unix_s)
     # As BatchDone(...) does, in a fifth of its time.
-    return tuple.__new__(BatchDone, (outcome.lease_id, input_s + infer_s + output_s))
+    return tuple.__new__(BatchDone, (outcome.lease_id, latency_s))
 
 
 def _requested(requests: Iterable[object]) -> list[str]:

@@ -1,5 +1,6 @@
 """Flow control: nothing goes that the client did not let go, and in the end everything does."""
 
+import sys
 from collections import defaultdict
 
 from hypothesis import settings
@@ -207,3 +208,15 @@ def test_bytes_are_not_copied_to_be_kept() -> None:
     assert all(isinstance(it, bytes) for it in kept)
     lent[:] = bytes([1]) * len(lent)
     assert b"".join(map(bytes, outbox.take(100))).count(1) < 100
+
+
+def test_what_waits_of_an_answer_in_parts_does_not_hold_all_of_its_batch() -> None:
+    outbox = Outbox(Unsent())
+    batch = bytes(1_000_000)
+    before = sys.getrefcount(batch)
+    parts = [memoryview(batch)[:30_000]]
+    assert outbox.add_parts(Outgoing(1), HEAD, parts, TAIL)
+    outbox.on_sent(len(HEAD) + 20_000)
+    outbox.keep()
+    del parts
+    assert sys.getrefcount(batch) == before

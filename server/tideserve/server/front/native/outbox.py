@@ -149,11 +149,21 @@ class Outbox:
 
     def keep(self) -> None:
         """What is queued stays as it is, whatever becomes of the parts: copies those that are not
-        bytes of Python's own."""
+        bytes of Python's own, and what holds far more than itself. A slow client's part of a batch
+        would keep the message that brought all of it."""
         pieces = self._pieces
+        waiting: dict[int, int] = {}  # bytes by the object that holds them
+        for piece in pieces:
+            if isinstance(piece, memoryview):
+                holder = id(piece.obj)
+                waiting[holder] = waiting.get(holder, 0) + len(piece)
+        if not waiting:
+            return
         for at, piece in enumerate(pieces):
-            if isinstance(piece, memoryview) and not isinstance(piece.obj, bytes):
-                pieces[at] = bytes(piece)
+            if isinstance(piece, memoryview):
+                whole = piece.obj
+                if not isinstance(whole, bytes) or len(whole) > 2 * waiting[id(whole)]:
+                    pieces[at] = bytes(piece)
 
     def add_message(self, outgoing: Outgoing, message: bytes) -> None:
         """Queues a message behind those of its stream."""
