@@ -47,6 +47,7 @@ _MODULES = (
             "exchanger",
             "http2",
             "model_io",
+            "rooms",
             "runner",
             "sockets",
             "unary",

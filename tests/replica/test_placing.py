@@ -120,30 +120,60 @@ def test_a_batch_that_fails_says_why_gives_its_room_back_and_changes_nothing() -
     assert len(model.placed) == 2
 
 
-@pytest.mark.parametrize("case", ["unknown size", "too small", "no room", "no memory"])
+@pytest.mark.parametrize("case", ["unknown size", "no room", "no memory"])
 def test_without_a_size_or_room_the_model_is_asked_the_ordinary_way(case: str) -> None:
-    columns = -1 if case == "unknown size" else COLUMNS // 4 if case == "too small" else COLUMNS
-    values = VALUES[:, : COLUMNS // 4] if case == "too small" else VALUES
     model = PlacingModel(lambda inputs: {"y": inputs["x"]})
     memory = arena(OUTCOME_BEGIN + 4096 if case == "no room" else 1 << 20)
     outbox = None if case == "no memory" else Outbox(memory)
-    made = lease({"x": np.ascontiguousarray(values)}, 2)
-    outcome = read_outcome(
-        Runner(model, model_io(identity(columns))).run(made, MAX_MESSAGE_BYTES, outbox)
-    )
+    runner = Runner(model, model_io(identity(-1 if case == "unknown size" else COLUMNS)))
+    outcome = read_outcome(runner.run(lease({"x": VALUES}, 2), MAX_MESSAGE_BYTES, outbox))
     assert not model.placed
     (tensor,) = outcome.result.outputs
     assert (tensor.arena_bytes > 0) == (case == "unknown size")
     if not tensor.arena_bytes:
-        assert tensor.data == values.tobytes()
+        assert tensor.data == VALUES.tobytes()
 
 
-def test_outputs_that_are_elsewhere_are_copied() -> None:
-    """A model of another kind may give any of its arrays back."""
+@pytest.mark.parametrize("has_arena", [True, False])
+def test_small_outputs_are_written_to_the_same_arrays_batch_after_batch(has_arena: bool) -> None:
+    model = PlacingModel(lambda inputs: {"y": inputs["x"] + 1})
+    runner, memory = Runner(model, model_io(identity(4))), arena()
+    outcomes: list[tuple[Any, bytes]] = []
+    for rows in (1, 2, 1):
+        values = VALUES[:rows, :4] + len(outcomes)
+        made = lease({"x": np.ascontiguousarray(values)}, rows)
+        outbox = Outbox(memory) if has_arena else None
+        outcomes.append((values + 1, runner.run(made, MAX_MESSAGE_BYTES, outbox)))
+    for expected, field in outcomes:
+        (tensor,) = read_outcome(field).result.outputs
+        assert tuple(tensor.shape) == expected.shape
+        assert tensor.data == expected.tobytes()
+    assert model.placed[0]["y"] is model.placed[2]["y"]
+    assert not model.requests
+    assert not memory.used_bytes
+
+
+def test_what_a_kind_of_batches_declines_the_others_may_have() -> None:
+    model = PlacingModel(lambda inputs: {"y": inputs["x"]})
+    made = identity(4)
+    made.input.add(name="z", data_type=made.input[0].data_type, dims=[4], optional=True)
+    runner = Runner(model, model_io(made))
+    small = np.ascontiguousarray(VALUES[:, :4])
+    for arrays, declines in (({"x": small, "z": small}, True), ({"x": small}, False)):
+        model.declines = declines
+        for _ in range(2):
+            outcome = read_outcome(runner.run(lease(arrays, 2), MAX_MESSAGE_BYTES))
+            assert outcome.result.outputs[0].data == small.tobytes()
+    assert len(model.requests) == 2, "of the kind that declined"
+    assert len(model.placed) == 3
+
+
+def test_what_was_reserved_in_vain_is_given_back() -> None:
     memory = arena()
     outbox = Outbox(memory)
-    rooms = outbox.reserve([VALUES.nbytes])
-    assert rooms is not None
+    reserved = outbox.reserve([VALUES.nbytes])
+    assert reserved is not None
+    assert [offset for offset, _ in reserved] == [outbox.extent]
     offsets = outbox.put([VALUES])
     assert offsets == [outbox.extent]
     assert memory.used_bytes == VALUES.nbytes

@@ -16,6 +16,8 @@ from tideserve.v1 import replica_pb2
 from tideserve.v1.arena import MIN_BYTES, Extents, aligned
 
 Data = bytes | npt.NDArray[Any]
+#: Room for a tensor: its offset in the arena, None: it is not there, and its memory.
+Reserved = tuple[int | None, memoryview]
 _LOG: Final = logging.getLogger(__name__)
 
 
@@ -84,27 +86,23 @@ class Outbox:
 
     def __init__(self, arena: Arena) -> None:
         self._arena = arena
-        self._reserved: list[memoryview] = []
         self.extent: int | None = None
 
-    def reserve(self, sizes: Sequence[int]) -> list[memoryview] | None:
+    def reserve(self, sizes: Sequence[int]) -> list[Reserved] | None:
         """Room for tensors of these bytes, for a model to write them there; None as in `put`."""
         offsets = self._take(sizes)
         if offsets is None:
             return None
         arena = self._arena
-        self._reserved = [
-            arena.room(at, size_bytes) for at, size_bytes in zip(offsets, sizes, strict=True)
+        return [
+            (at, arena.room(at, size_bytes)) for at, size_bytes in zip(offsets, sizes, strict=True)
         ]
-        return self._reserved
 
     def put(self, tensors: Sequence[Data]) -> list[int] | None:
-        """The offset of each, copied unless it is what lies where `reserve` said; None where they
-        are too small for it or there is no room."""
+        """Copies them; the offset of each. None where they are too small for it or there is no
+        room. What was reserved is given back."""
         sizes = [size_of(data) for data in tensors]
         if self.extent is not None:
-            if len(tensors) == len(self._reserved) and all(map(_is_at, tensors, self._reserved)):
-                return _offsets(self.extent, sizes)
             self._arena.free(self.extent)
             self.extent = None
         offsets = self._take(sizes)
@@ -132,13 +130,6 @@ def _offsets(at: int, sizes: Sequence[int]) -> list[int]:
         offsets.append(at)
         at += aligned(size_bytes)
     return offsets
-
-
-def _is_at(data: Data, room: memoryview) -> bool:
-    """Whether the tensor is what lies there, and all of it."""
-    if isinstance(data, bytes) or data.nbytes != len(room):
-        return False
-    return bool(data.ctypes.data == np.frombuffer(room, np.uint8).ctypes.data)
 
 
 def open_arena(message: replica_pb2.Arena, file: int | None = None) -> Arena | None:

@@ -34,6 +34,9 @@ class Ending(NamedTuple):
     detail: str
 
 
+_OK: Final = Ending(0, "")
+
+
 def request_block(
     path: str, authority: str, timeout_s: int | None, metadata: Sequence[tuple[str, str]]
 ) -> bytes:
@@ -317,6 +320,9 @@ class CallConnection:
                 http2.frame(http2.RST_STREAM, 0, self._stream, http2.CANCEL.to_bytes(4))
             )
         headers = self._headers
+        if headers.get("grpc-status") == "0":
+            self.ending = _OK
+            return
         status = headers.get("grpc-status", "")
         if not status.isdecimal():
             raise Http2Error(

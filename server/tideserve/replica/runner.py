@@ -1,7 +1,6 @@
 """From a lease to its outcome: bytes to arrays, the model, arrays to bytes."""
 
 import logging
-import math
 from collections.abc import Sequence
 from time import perf_counter
 from typing import Any, Final, Protocol
@@ -22,6 +21,7 @@ from tideserve.replica.errors import (
 )
 from tideserve.replica.failures import classify
 from tideserve.replica.model_io import ModelIo, TensorIo
+from tideserve.replica.rooms import OutputRoom, Rooms
 from tideserve.replica.wire import (
     Failure,
     FailureKind,
@@ -37,10 +37,12 @@ _LOG: Final = logging.getLogger(__name__)
 FRAME_BYTES: Final = 4096
 
 
-class OutputMemory(Protocol):
-    """`Outbox`, to a runner."""
+# Kinds of batches that the model was asked in vain to place.
+_MAX_DECLINED: Final = 64
 
-    def reserve(self, sizes: Sequence[int]) -> list[memoryview] | None: ...
+
+class OutputMemory(OutputRoom, Protocol):
+    """`Outbox`, to a runner."""
 
     def put(self, tensors: Sequence[bytes | Array]) -> list[int] | None: ...
 
@@ -57,9 +59,11 @@ class Runner:
             tensor.name: datatypes.numpy_type(tensor.datatype) for tensor in io.outputs
         }
         self._all = tuple(self._outputs)
-        # None where outputs come in memory of the model's own: of this backend, or since one of
-        # them was not as the configuration says.
+        # None where outputs come in memory of the model's own.
         self._placing = backend if isinstance(backend, PlacingBackend) else None
+        # By given inputs and wanted outputs: one of them was not as the configuration says.
+        self._declined: set[tuple[tuple[str, ...], tuple[str, ...]]] = set()
+        self._rooms = Rooms(io)
         self._lost: DeviceLostError | None = None
 
     @property
@@ -119,26 +123,29 @@ class Runner:
             raise ModelRaisedError(f"a lease's tensor is broken: {error}") from error
         times.append(perf_counter())
         names = lease.requested_outputs or self._all
-        results = None
-        has_declined = False
-        outputs_room = None if outbox is None else self._reserve(names, lease.rows, outbox)
-        if outputs_room is not None:
-            results = self._call_into(arrays, outputs_room)
-            has_declined = results is None
-        if results is None:
+        kind = (tuple(arrays), names)
+        room = None
+        if self._placing is not None and kind not in self._declined:
+            room = self._rooms.find(names, lease.rows, outbox)
+        if room is not None and self._call_into(arrays, room.arrays):
+            times.append(perf_counter())
+            outputs = room.tensors
+        else:
             results = self._call(arrays, names)
-        if has_declined:
-            self._placing = None  # it can, but not there
-        times.append(perf_counter())
-        checked = self._checked(results, lease.rows, lease.requested_outputs)
-        outputs = [self._encode(name, array) for name, array in checked.items()]
-        if outbox is not None:
-            offsets = outbox.put([output.data for output in outputs])
-            if offsets is not None:
-                placed = zip(outputs, offsets, strict=True)
-                outputs = [output._replace(arena_offset=offset) for output, offset in placed]
+            times.append(perf_counter())
+            if room is not None:
+                self._on_declined(kind)  # it can, but not there
+            checked = self._checked(results, lease.rows, lease.requested_outputs)
+            outputs = self._put(
+                [self._encode(name, array) for name, array in checked.items()], outbox
+            )
         times.append(perf_counter())
         return outputs
+
+    def _on_declined(self, kind: tuple[tuple[str, ...], tuple[str, ...]]) -> None:
+        self._declined.add(kind)
+        if len(self._declined) > _MAX_DECLINED:
+            self._placing = None
 
     def _call(self, arrays: Arrays, requested: tuple[str, ...]) -> Arrays:
         unknown = [name for name in requested if name not in self._outputs]
@@ -157,38 +164,12 @@ class Runner:
                 self._lost = failure
             raise failure from error
 
-    def _reserve(
-        self, requested: tuple[str, ...], rows: int, outbox: OutputMemory
-    ) -> Arrays | None:
-        """Where the model is to write its outputs: a copy less. None: sizes are not known before,
-        or there is no such room."""
-        if self._placing is None:
-            return None
-        kinds: list[tuple[Any, tuple[int, ...]]] = []
-        for name in requested:
-            tensor = self._outputs.get(name)
-            if (
-                tensor is None
-                or tensor.datatype == "BYTES"
-                or min(tensor.model_dims, default=0) < 0
-            ):
-                return None
-            lead = (rows,) if self._io.batched else ()
-            kinds.append((self._output_types[name], lead + tensor.model_dims))
-        memory = outbox.reserve([kind.itemsize * math.prod(shape) for kind, shape in kinds])
-        if memory is None:
-            return None
-        return {
-            name: np.frombuffer(room, kind).reshape(shape)
-            for name, room, (kind, shape) in zip(requested, memory, kinds, strict=True)
-        }
-
-    def _call_into(self, arrays: Arrays, outputs: Arrays) -> Arrays | None:
-        """None: the model is to be called the ordinary way, which has the words for whatever is
+    def _call_into(self, arrays: Arrays, outputs: Arrays) -> bool:
+        """False: the model is to be called the ordinary way, which has the words for whatever is
         wrong."""
         assert self._placing is not None
         inputs = {name: self._to_model(name, array) for name, array in arrays.items()}
-        return outputs if self._placing.infer_into(inputs, outputs) else None
+        return self._placing.infer_into(inputs, outputs)
 
     def _to_model(self, name: str, array: Array) -> Array:
         tensor = self._inputs.get(name)
@@ -252,6 +233,14 @@ class Runner:
             data, row_bytes = tensors.to_row_data(name, array)
             return TensorOut(name, datatype, array.shape, data, row_bytes)
         return TensorOut(name, datatype, array.shape, tensors.to_data(name, array))
+
+    def _put(self, outputs: list[TensorOut], outbox: OutputMemory | None) -> list[TensorOut]:
+        """In the arena, where that takes them."""
+        offsets = None if outbox is None else outbox.put([output.data for output in outputs])
+        if offsets is None:
+            return outputs
+        placed = zip(outputs, offsets, strict=True)
+        return [output._replace(arena_offset=offset) for output, offset in placed]
 
     def _failure(self, lease: Lease, error: BatchError, times: list[float]) -> bytes:
         match error:

@@ -279,8 +279,9 @@ def test_an_output_that_is_also_an_input_is_not_taken_for_written(tmp_path: Path
     assert (places["OUT"] == -1).all()
 
 
-def test_an_initializer_that_a_caller_replaces_is_left_to_the_ordinary_way(tmp_path: Path) -> None:
-    """The runtime binds none."""
+def test_an_initializer_that_a_caller_replaces_is_the_callers_in_its_batches_only(
+    tmp_path: Path,
+) -> None:
     tensors = [(name, TensorProto.FLOAT, ("batch", 2)) for name in ("IN", "bias")]
     path = write_onnx(
         tmp_path / "model.onnx",
@@ -291,9 +292,13 @@ def test_an_initializer_that_a_caller_replaces_is_left_to_the_ordinary_way(tmp_p
     )
     backend = open_model(files(path))
     place = {"OUT": np.zeros((1, 2), np.float32)}
-    assert not backend.infer_into({"IN": ones(1, 2), "bias": 2 * ones(1, 2)}, place)
-    assert backend.infer_into({"IN": ones(1, 2)}, place)
-    assert (place["OUT"] == 2).all()
+    for _ in range(2):
+        for bias in (2, 3):
+            assert backend.infer_into({"IN": ones(1, 2), "bias": bias * ones(1, 2)}, place)
+            assert (place["OUT"] == 1 + bias).all()
+        assert backend.infer_into({"IN": ones(1, 2)}, place)
+        assert (place["OUT"] == 2).all()
+    assert not backend.infer_into({"IN": ones(1, 2), "other": ones(1, 2)}, place)
 
 
 def test_strings_are_not_written_where_they_are_wanted(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import onnxruntime as ort
 
 from tideserve.replica.backends import Array, Arrays, ModelFiles
+from tideserve.replica.backends.onnx_bindings import Bindings
 from tideserve.replica.completion import FileTensor, complete
 from tideserve.replica.datatypes import numpy_type
 from tideserve.replica.errors import LoadError, ModelRaisedError
@@ -107,6 +108,7 @@ class OnnxBackend:
             *session.get_outputs(),
             *session.get_overridable_initializers(),
         )
+        self._bindings = Bindings(session)
         self._bf16 = any(node.type == "tensor(bfloat16)" for node in nodes)
 
     def complete(self, config: ModelConfig) -> ModelConfig:
@@ -135,25 +137,15 @@ class OnnxBackend:
 
     def infer_into(self, inputs: Arrays, outputs: Arrays) -> bool:
         """On the CPU: a device's outputs come to memory of the runtime's own."""
-        if self._bf16 or self._on_gpu or any(array.dtype.kind == "O" for array in inputs.values()):
+        if self._bf16 or self._on_gpu:
             return False
-        binding = self._session.io_binding()
         try:
-            # Which raises for what `infer` takes: optional inputs, and initializers in their place.
-            for name, array in inputs.items():
-                binding.bind_cpu_input(name, array)
-            for name, array in outputs.items():
-                address = array.ctypes.data
-                binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, address)
-            self._session.run_with_iobinding(binding)
+            return self._bindings.run(inputs, outputs)
         except Exception:  # noqa: BLE001 - the runtime's own; `infer` says it again
             return False
-        # An output that is also an input comes as that input, and nothing is written.
-        given = zip(outputs.values(), binding.get_outputs(), strict=True)
-        return all(value.data_ptr() == array.ctypes.data for array, value in given if array.size)
 
     def close(self) -> None:
-        del self._session
+        del self._session, self._bindings
 
     def _infer_bound(self, feeds: Arrays, names: list[str]) -> Arrays:
         binding = self._session.io_binding()
