@@ -18,7 +18,7 @@ from benchmarks.peers import mosec, triton
 from benchmarks.peers.echo import GrpcioEcho
 from benchmarks.peers.mosec import Mosec
 from benchmarks.peers.peer import Peer
-from benchmarks.peers.setup import Setup, default_setups
+from benchmarks.peers.setup import LONE_CALLERS, Setup, default_setups
 from benchmarks.peers.tideserve import Tideserve
 from benchmarks.peers.triton import Triton
 from benchmarks.perf_analyzer import CONCURRENCIES, SHARED_CONCURRENCIES, Analysis, analyze
@@ -137,10 +137,13 @@ def entry(workload: Workload, options: argparse.Namespace) -> Entry:
     for name, kind in _BATCHING.items():
         if name in options.peers:
             given = getattr(options, name)
-            for setup in given or default_setups(workload.computes):
-                # A lone caller only waits for a delay to pass: measured where it is asked for.
-                has_needless_wait = setup.queue_delay_us > 0 and given is None
-                groups = [group for group in callers if group.count > 1 or not has_needless_wait]
+            setups = given or default_setups(workload.computes)
+            if name == "tideserve" and given is None and not workload.computes:
+                setups = [*setups, LONE_CALLERS]
+            for setup in setups:
+                groups = [
+                    group for group in callers if given or _is_for(setup, is_lone=group.count == 1)
+                ]
                 peers.append((kind(setup, FOLDER), groups))
                 instances.add(setup.instances)
     # It shows what a call costs; beside a model that computes that says nothing.
@@ -148,6 +151,12 @@ def entry(workload: Workload, options: argparse.Namespace) -> Entry:
         peers.append((GrpcioEcho(FOLDER), callers))
     bare = sorted(instances or {1}) if "ort" in options.peers else []
     return Entry(workload, peers, bare)
+
+
+def _is_for(setup: Setup, *, is_lone: bool) -> bool:
+    """Whether it is measured where it was not asked for: a lone caller would only wait for a delay
+    to pass."""
+    return not setup.queue_delay_us if is_lone else not setup.busy_poll_us
 
 
 def _left_out(options: argparse.Namespace) -> list[str]:
@@ -197,8 +206,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     for name in _BATCHING:
         parser.add_argument(
             f"--{name}",
-            type=_setups,
-            help=f"INSTANCES:QUEUE_DELAY_US, default {light}; {computing} for models that compute",
+            type=_setups if name == "tideserve" else _plain_setups,
+            help=f"INSTANCES:QUEUE_DELAY_US, default {light}; {computing} for models that compute"
+            + ("; and :BUSY_POLL_US" if name == "tideserve" else ""),
         )
     options = parser.parse_args(arguments)
     unknown = set(options.callers) - set(CALLERS)
@@ -229,10 +239,19 @@ def _counts(text: str) -> list[int]:
 def _setups(text: str) -> list[Setup]:
     setups = []
     for part in text.split(","):
-        instances, colon, delay_us = part.partition(":")
-        if not (colon and instances.isdecimal() and delay_us.isdecimal() and int(instances) > 0):
-            raise argparse.ArgumentTypeError(f"expected INSTANCES:QUEUE_DELAY_US, got {part!r}")
-        setups.append(Setup(int(instances), int(delay_us)))
+        numbers = part.split(":")
+        if not (2 <= len(numbers) <= 3 and all(map(str.isdecimal, numbers)) and int(numbers[0])):
+            raise argparse.ArgumentTypeError(
+                f"expected INSTANCES:QUEUE_DELAY_US[:BUSY_POLL_US], got {part!r}"
+            )
+        setups.append(Setup(*map(int, numbers)))
+    return setups
+
+
+def _plain_setups(text: str) -> list[Setup]:
+    setups = _setups(text)
+    if any(setup.busy_poll_us for setup in setups):
+        raise argparse.ArgumentTypeError(f"expected no BUSY_POLL_US, got {text!r}")
     return setups
 
 

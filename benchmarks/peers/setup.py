@@ -2,18 +2,22 @@
 
 import os
 from dataclasses import dataclass
+from typing import Final
 
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """`instances` (replicas) of each model; a batch waits up to `queue_delay_us` to fill."""
+    """`instances` (replicas) of each model; a batch waits up to `queue_delay_us` to fill.
+    `busy_poll_us`: Tideserve's --busy-poll-us."""
 
     instances: int
     queue_delay_us: int
+    busy_poll_us: int = 0
 
     def __str__(self) -> str:
         """As on the command line."""
-        return f"{self.instances}:{self.queue_delay_us}"
+        busy = f":{self.busy_poll_us}" if self.busy_poll_us else ""
+        return f"{self.instances}:{self.queue_delay_us}{busy}"
 
 
 def default_setups(computes: bool) -> list[Setup]:
@@ -24,3 +28,7 @@ def default_setups(computes: bool) -> list[Setup]:
     if computes:
         return [Setup(cores, 0), Setup(cores, 1000)]
     return [Setup(1, 0), Setup(1, 1000), Setup(2, 0), Setup(2, 1000)]
+
+
+#: Tideserve's best for one caller of a model that costs nothing; others have no such setting.
+LONE_CALLERS: Final = Setup(1, 0, 500)

@@ -26,10 +26,11 @@ class Tideserve:
         is_compiled = _COMPILED.exists()
         self._program = _COMPILED if is_compiled else Path(sys.executable).with_name("tideserve")
         kind = "Tideserve" if is_compiled else "Tideserve (not compiled)"
-        self.name = f"{kind}, {count}, {setup.queue_delay_us} us delay"
+        busy = f", {setup.busy_poll_us} us busy poll" if setup.busy_poll_us else ""
+        self.name = f"{kind}, {count}, {setup.queue_delay_us} us delay{busy}"
         self.instances = setup.instances
         self._setup = setup
-        self._folder = folder / f"tideserve-{setup.instances}-{setup.queue_delay_us}"
+        self._folder = folder / f"tideserve-{str(setup).replace(':', '-')}"
         self._process: ServerProcess | None = None
         self.address = ""
 
@@ -52,6 +53,7 @@ class Tideserve:
             f"--grpc-port={self.address.rpartition(':')[2]}",
             f"--http-port={free_port()}",
             f"--replicas={self._setup.instances}",
+            f"--busy-poll-us={self._setup.busy_poll_us}",
         ]
         self._process = ServerProcess(arguments, {}, self._folder / "log")
         self._process.start(lambda printed: _READY in printed)

@@ -52,6 +52,8 @@ def test_a_setting_out_of_range_is_named(change: dict[str, Any], words: str) -> 
         ({"max_concurrent_streams": 0}, "--max-concurrent-streams: expected 1 to .* got 0"),
         ({"max_connections": 0}, "--max-connections: expected 1 to .* got 0"),
         ({"keepalive_time_s": 0.5}, "--keepalive-time-s: expected 1.0 to .* got 0.5"),
+        ({"busy_poll_s": -1e-6}, "--busy-poll-us: expected 0 to 10000, got -1"),
+        ({"busy_poll_s": 0.02}, "--busy-poll-us: expected 0 to 10000, got 20000"),
         ({"keepalive_timeout_s": 0.0}, "--keepalive-timeout-s: expected 0.1 to .* got 0.0"),
     ],
 )

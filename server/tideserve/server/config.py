@@ -65,6 +65,7 @@ def _problems(settings: ServeSettings) -> Iterator[str]:
         ("--poll-interval-s", settings.poll_interval_s, 0.1, 86400.0),
         ("--shutdown-timeout-s", settings.shutdown_timeout_s, 0.0, 86400.0),
         ("--keepalive-time-s", front.keepalive_time_s, 1.0, 1e6),
+        ("--busy-poll-us", front.busy_poll_s * 1e6, 0, 10_000),
         ("--keepalive-timeout-s", front.keepalive_timeout_s, 0.1, 1e6),
     ):
         if not low <= value <= high:

@@ -321,3 +321,8 @@ def test_a_stream_is_read_no_further_than_the_bound_and_loses_nothing(
 def test_a_folder_for_containers_would_lead_past_certificates(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedFrontError, match="--link-folder: expected the native front"):
         GrpcioFront(METHODS, FrontSettings(link_folder=tmp_path))
+
+
+def test_it_waits_in_threads_of_its_own_and_cannot_be_busy() -> None:
+    with pytest.raises(UnsupportedFrontError, match="--busy-poll-us: expected the native front"):
+        GrpcioFront(METHODS, FrontSettings(busy_poll_s=0.001))

@@ -133,7 +133,8 @@ class FrontSettings:
     This machine's own replicas come in plain text over the unix socket `own_socket(port)`, in a
     folder that only this user can enter: it costs less than the port, and with `tls` they have no
     certificates to show. Replicas in containers do so over `link_socket`, in a folder that they are
-    given; the native front only.
+    given; the native front only. So is `busy_poll_s`: for so long it looks for what comes next
+    before it sleeps.
     """
 
     host: str = "127.0.0.1"
@@ -146,6 +147,7 @@ class FrontSettings:
     tls: TlsFiles | None = None
     own_folder: Path | None = None
     link_folder: Path | None = None
+    busy_poll_s: float = 0.0
 
     @property
     def link_socket(self) -> Path | None:

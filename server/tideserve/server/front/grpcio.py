@@ -91,6 +91,11 @@ class GrpcioFront:
                 "--link-folder: expected the native front without TLS: the other one cannot pass "
                 "memory on, and the folder's socket would lead past certificates"
             )
+        if settings.busy_poll_s:
+            raise UnsupportedFrontError(
+                "--busy-poll-us: expected the native front without TLS: the other one waits in "
+                "threads of grpcio's"
+            )
         self._settings = settings
         self._ids = itertools.count(1)
         self._handlers = {path: self._handler(path, kind) for path, kind in methods}

@@ -29,7 +29,7 @@ from tideserve.server.front import (
 )
 from tideserve.server.front.native import link as link_module
 from tideserve.server.front.native import listener, unsupported
-from tideserve.server.front.native.front import NativeFront
+from tideserve.server.front.native.front import NativeFront, poll
 from tideserve.server.front.native.inflation import Inflation
 from tideserve.v1 import http2
 
@@ -459,3 +459,46 @@ def test_settings_that_need_another_front_say_so(
     monkeypatch.setattr(sys, "platform", "darwin")
     with pytest.raises(UnsupportedFrontError, match="epoll"):
         NativeFront((), FrontSettings())
+
+
+class CountedPolls:
+    """An epoll that has something after so many looks; `waits_s` are what it was told to wait."""
+
+    def __init__(self, looks: int) -> None:
+        self.looks = looks
+        self.waits_s: list[float] = []
+
+    def poll(self, timeout_s: float, _max_events: int) -> list[tuple[int, int]]:
+        self.waits_s.append(timeout_s)
+        return [(7, select.EPOLLIN)] if len(self.waits_s) >= self.looks else []
+
+
+def test_a_busy_front_looks_again_and_again_and_does_not_sleep() -> None:
+    epoll = CountedPolls(looks=3)
+    assert poll(epoll, 60.0, 60.0) == [(7, select.EPOLLIN)]  # type: ignore[arg-type]
+    assert epoll.waits_s == [0, 0, 0]
+
+
+def test_a_busy_front_sleeps_for_the_rest() -> None:
+    epoll = CountedPolls(looks=10**9)
+    assert poll(epoll, 0.05, 0.001) == []  # type: ignore[arg-type]
+    *busy, slept_s = epoll.waits_s
+    assert busy
+    assert not any(busy)
+    assert 0.01 < slept_s <= 0.05
+
+
+@pytest.mark.parametrize(("wait_s", "busy_s"), [(0.02, 0.0), (0.0, 0.001)])
+def test_without_time_to_wait_or_to_be_busy_it_asks_once(wait_s: float, busy_s: float) -> None:
+    epoll = CountedPolls(looks=10**9)
+    assert poll(epoll, wait_s, busy_s) == []  # type: ignore[arg-type]
+    assert epoll.waits_s == [wait_s]
+
+
+def test_a_busy_front_takes_calls_and_wakes(make: Make) -> None:
+    front = make(busy_poll_s=0.01)
+    with Client(front) as client:
+        client.echo(1)
+        front.wake()
+        assert front.recv(8, WAIT_S) == []
+        client.echo(3)

@@ -76,6 +76,7 @@ class NativeFront:
         self._listeners = Listeners()
         self._bell = Bell()
         self._next_chores_s = self._next_pace_s = 0.0
+        self._busy_poll_s = settings.busy_poll_s
 
     @property
     def port(self) -> int:
@@ -215,7 +216,7 @@ class NativeFront:
         """Reads what is there, once a socket, after at most `wait_s`. True: `wake` was called."""
         woken = False
         now_s = 0.0
-        for fd, mask in _poll(epoll, max(0.0, wait_s)):
+        for fd, mask in poll(epoll, max(0.0, wait_s), self._busy_poll_s):
             link = self._by_fd.get(fd)
             if link is None:
                 if fd == self._bell.fd:
@@ -354,8 +355,17 @@ class NativeFront:
 _DEADLINE_PASSED: Final = Status(Code.DEADLINE_EXCEEDED, "the call's deadline passed")
 
 
-def _poll(epoll: select.epoll, wait_s: float) -> list[tuple[int, int]]:
-    """What is ready, after at most `wait_s`, which epoll alone would round up."""
+def poll(epoll: select.epoll, wait_s: float, busy_s: float) -> list[tuple[int, int]]:
+    """What is ready, after at most `wait_s`, which epoll alone would round up. For `busy_s` it is
+    looked for without sleeping: to be woken takes a caller's request and its outcome longer."""
+    if busy_s and wait_s > 0.0:
+        began_s = now_s = time.monotonic()
+        while now_s - began_s < busy_s and now_s - began_s < wait_s:
+            ready = epoll.poll(0, _MAX_READY)
+            if ready:
+                return ready
+            now_s = time.monotonic()
+        wait_s = max(0.0, wait_s - (now_s - began_s))
     whole_ms = int(wait_s * 1000)
     rest_s = wait_s - whole_ms / 1000 if whole_ms < _FINE_MS else 0.0
     ready = epoll.poll(whole_ms / 1000, _MAX_READY) if whole_ms or not rest_s else []
