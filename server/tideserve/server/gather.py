@@ -9,6 +9,7 @@ from typing import Final, NamedTuple, Protocol
 from tideserve.server.errors import InvalidRequestError
 from tideserve.server.exchanges import LeaseHead, answer_head, tensor_head
 from tideserve.server.model_spec import ModelSpec
+from tideserve.server.parts import Parts
 from tideserve.server.payload import InferInputs
 from tideserve.server.shared_regions import RegionSlice
 from tideserve.server.wire import Absent, Buffer, header, varint
@@ -115,7 +116,7 @@ def _joined(
         given: list[tuple[tuple[int, ...], Buffer]] = []
         for plan, request in zip(plans, requests, strict=True):
             own = request.data[at]
-            assert not isinstance(own, RegionSlice), "what may be padded is read as it comes"
+            assert isinstance(own, bytes | memoryview), "what may be padded is read as it comes"
             given.append((plan.shape, own))
         return [spec.padding.join(plans[0].name, shape, given)]
     data: list[Buffer | Absent] = []
@@ -123,6 +124,8 @@ def _joined(
         own = request.data[at]
         if isinstance(own, RegionSlice):
             data.append(_InRegion(own, number, unreadable))
+        elif isinstance(own, Parts):
+            data += own.pieces
         else:
             data.append(own)
     return data
