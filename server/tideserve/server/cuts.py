@@ -123,7 +123,9 @@ def take_parts_apart(message: Parts) -> Cut | None:
                 if head is None:
                     head = window[:id_begin] + window[id_end:begin]
                 raw.append(_content(message, at, stop))
-            elif raw or (tag not in _HEAD_TAGS and (tag != _ID_TAG or id_end)) or stop > len(window):
+            elif (
+                raw or (tag not in _HEAD_TAGS and (tag != _ID_TAG or id_end)) or stop > len(window)
+            ):
                 return None
             elif tag == _ID_TAG:
                 request_id = window[inner:stop].decode()
@@ -140,7 +142,7 @@ def _content(message: Parts, begin: int, end: int) -> Buffer | Parts:
     if end - begin <= COPY_BYTES:
         return message.read(begin, end)
     pieces = message.cut(begin, end)
-    return pieces[0] if len(pieces) == 1 else Parts(pieces)
+    return pieces[0] if len(pieces) == 1 else Parts(pieces, end - begin)
 
 
 def _rest_of_length(payload: bytes, at: int, length: int) -> tuple[int, int]:

@@ -10,14 +10,14 @@ from tideserve.server.wire import Buffer
 
 
 class Parts:
-    """Owns `pieces`, in order, none of them empty. Each is bytes of its own or a view of what was
-    read with it."""
+    """Owns `pieces`, in order, `size_bytes` of them in all; each is bytes of its own or a view of
+    what was read with it. An `Absent` to whoever gathers a batch."""
 
     __slots__ = ("_ends", "pieces", "size_bytes")
 
-    def __init__(self, pieces: list[Buffer]) -> None:
+    def __init__(self, pieces: list[Buffer], size_bytes: int) -> None:
         self.pieces = pieces
-        self.size_bytes = sum([len(piece) for piece in pieces])
+        self.size_bytes = size_bytes  # known to whoever has them; to look at each takes 2 us
         self._ends: list[int] | None = None  # of each piece, once asked for
 
     def __len__(self) -> int:
@@ -27,8 +27,22 @@ class Parts:
         """All of it, for whoever needs it in one piece."""
         return b"".join(self.pieces)
 
+    def write_to(self, target: memoryview) -> None:
+        """All of it, into as much room."""
+        at = 0
+        for piece in self.pieces:
+            end = at + len(piece)
+            target[at:end] = piece
+            at = end
+
     def cut(self, begin: int, end: int) -> list[Buffer]:
-        """What lies there, without a copy. `begin` < `end`; less where the message ends before."""
+        """What lies there, without a copy; no more than there is."""
+        first = self.pieces[0]
+        if begin < len(first):
+            if end <= len(first):
+                return [memoryview(first)[begin:end]]
+            if end == self.size_bytes:  # as where a request has one tensor
+                return [memoryview(first)[begin:], *self.pieces[1:]]
         ends = self._ends
         if ends is None:
             ends = self._ends = list(accumulate([len(piece) for piece in self.pieces]))

@@ -124,7 +124,7 @@ class Calls:
         ):
             stream.half_closed = True
             if size >= PARTS_BYTES and isinstance(data, memoryview):
-                self._begin(stream, b"", now_s, Parts([data[_PREFIX_BYTES:]]))
+                self._begin(stream, b"", now_s, Parts([data[_PREFIX_BYTES:]], size))
             else:
                 self._begin(stream, bytes(data[_PREFIX_BYTES:]), now_s)
             return

@@ -131,7 +131,7 @@ class MessageReader:
         self._parts = []
         self._kept_bytes = 0
         self._compressed, self._need_bytes = None, _PREFIX_BYTES
-        return Parts(pieces)
+        return Parts(pieces, need_bytes)
 
     def kept(self) -> list[MutableSequence[Any]]:
         """For `parts.let_go`."""
