@@ -165,8 +165,9 @@ class Arena:
             elif isinstance(piece, Parts):
                 # Dozens of them: a slice of the view for each takes twice as long.
                 memory.seek(at)
+                write = memory.write
                 for part in piece.pieces:
-                    memory.write(part)
+                    write(part)
             else:
                 piece.write_to(self._view[at:end])
             at = end

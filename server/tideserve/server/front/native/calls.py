@@ -110,7 +110,7 @@ class Calls:
             return  # of a call that is over: it was on its way
         if not ends and stream.request is not None and stream.request.keep(data):
             came_bytes = len(data)
-            if isinstance(data, memoryview):
+            if not isinstance(data, bytes):  # compiled, `memoryview` would be looked up
                 self.kept_bytes += came_bytes
             self._give_window(stream, came_bytes)
             return
