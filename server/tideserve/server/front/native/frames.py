@@ -11,8 +11,8 @@ Frame = tuple[int, int, int, Buffer]
 
 # Up to this size a copy costs less than a view.
 _COPY_BYTES: Final = 4096
-# A view keeps all that was read with it. Of what is a smaller part of it than this a copy is given:
-# whatever becomes of the rest, no more is held than so many times what is counted.
+# A view keeps all that was read with it. Of what is a smaller part of that than a twentieth a copy is
+# given: whatever becomes of the rest, no more is held than so many times what is counted.
 _VIEW_SHARE: Final = 20
 
 # Frames that mean something, other than DATA: they are taken whole.
