@@ -27,10 +27,12 @@ _MODULES = (
         for name in (
             "arena",
             "batch",
+            "cuts",
             "dispatcher",
             "exchanges",
             "gather",
             "mailbox",
+            "parts",
             "placement",
             "plans",
             "stats",

@@ -7,11 +7,14 @@ from google.protobuf.message import DecodeError
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tests.server.pieces import parts_of
 from tests.server.samples import add_input, make_config, make_found, make_request, serve
+from tideserve.server.cuts import MAX_HEAD_BYTES, take_apart, take_parts_apart
 from tideserve.server.errors import InvalidRequestError, NotFoundError, TideserveError
 from tideserve.server.models import ModelEntry, ModelTable
+from tideserve.server.parts import Parts
 from tideserve.server.payload import Content, read_inputs
-from tideserve.server.plans import MAX_HEAD_BYTES, MAX_PLANS, PlanCache, take_apart
+from tideserve.server.plans import MAX_PLANS, PlanCache
 from tideserve.server.service.messages import parse
 from tideserve.server.shared_regions import RegionSlice, SharedRegions
 from tideserve.server.wire import header, varint
@@ -29,7 +32,7 @@ def two_input_table() -> ModelTable:
     return models
 
 
-def by_plan(cache: PlanCache, payload: bytes) -> Reading:
+def by_plan(cache: PlanCache, payload: bytes | Parts) -> Reading:
     """What the cache makes of a request: its content, or the error."""
     try:
         entry, inputs, request_id = cache.read(payload)
@@ -40,7 +43,7 @@ def by_plan(cache: PlanCache, payload: bytes) -> Reading:
 
 def _bytes(content: Content) -> bytes:
     assert not isinstance(content, RegionSlice)
-    return bytes(content)
+    return content.to_bytes() if isinstance(content, Parts) else bytes(content)
 
 
 def by_protobuf(
@@ -205,7 +208,7 @@ def test_garbage_is_cut_as_protobuf_cuts_it_or_not_at_all(payload: bytes) -> Non
         # Never looked up: only a head that protobuf has read before is.
         return
     head = ModelInferRequest.FromString(cut.head)
-    assert [bytes(raw) for raw in cut.raw] == list(message.raw_input_contents)
+    assert [_bytes(raw) for raw in cut.raw] == list(message.raw_input_contents)
     assert cut.request_id == message.id
     message.ClearField("raw_input_contents")
     message.ClearField("id")
@@ -366,7 +369,7 @@ def test_varints_of_lengths_are_protobufs() -> None:
     for size in (0, 127, 128, 16383, 16384, 70_000):
         cut = take_apart(b"\x3a" + varint(size) + bytes(size))
         assert cut is not None
-        assert [bytes(raw) for raw in cut.raw] == [bytes(size)]
+        assert [_bytes(raw) for raw in cut.raw] == [bytes(size)]
 
 
 @settings(max_examples=200, deadline=None)
@@ -479,3 +482,93 @@ def test_a_request_with_places_is_checked_once_and_its_plans_are_bounded(
 
     assert len(cache._shared_plans) <= MAX_PLANS
     assert not cache._plans
+
+
+# --- messages in parts -------------------------------------------------------------------------
+
+CUTS = st.lists(st.integers(0, 10**6), max_size=12)
+
+
+@settings(max_examples=300, deadline=None)
+@given(requests(), st.one_of(st.just([]), MUTATIONS), CUTS, st.booleans())
+def test_any_parts_of_any_request_mean_what_the_whole_means(
+    request: ModelInferRequest, changes: list[tuple[str, int, int]], cuts: list[int], views: bool
+) -> None:
+    """Good ones, slightly wrong ones and damaged ones: the same bytes, or the same words."""
+    models = two_input_table()
+    cache = PlanCache(models)
+    good = request.SerializeToString()
+    by_plan(cache, good)
+    payload = mutate(good, changes) or b"\0"
+    parts = parts_of(payload, cuts, views=views)
+
+    assert by_plan(cache, parts) == by_protobuf(models, payload)
+    assert by_plan(cache, parts) == by_protobuf(models, payload)  # its head is known now
+
+
+@settings(max_examples=100, deadline=None)
+@given(requests(), st.data(), CUTS)
+def test_parts_of_reordered_fields_mean_what_protobuf_says(
+    request: ModelInferRequest, data: st.DataObject, cuts: list[int]
+) -> None:
+    models = two_input_table()
+    cache = PlanCache(models)
+    by_plan(cache, request.SerializeToString())
+    payload = b"".join(data.draw(st.permutations(fields(request)))) or b"\0"
+
+    assert by_plan(cache, parts_of(payload, cuts)) == by_protobuf(models, payload)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(min_size=1, max_size=300), CUTS)
+@example(b"\x3a", [])
+@example(b"\x3a\x05abc", [2])
+@example(b"\x3a" + b"\x80" * 9 + b"\x01", [3])
+@example(b"\x3a\x00\x3a\x80\x80\x80\x80\x00", [1])
+def test_parts_of_garbage_are_cut_as_the_whole_is_or_not_at_all(
+    payload: bytes, cuts: list[int]
+) -> None:
+    whole, cut = take_apart(payload), take_parts_apart(parts_of(payload, cuts))
+    if cut is None:
+        return
+    assert whole is not None
+    assert (cut.head, cut.request_id) == (whole.head, whole.request_id)
+    assert [_bytes(raw) for raw in cut.raw] == [_bytes(raw) for raw in whole.raw]
+
+
+def test_large_contents_stay_in_their_parts() -> None:
+    """Of a request with a large and a small one, some of which begin within a part."""
+    contents = [bytes(range(256)) * 400, bytes(10), b"\7" * 50_000]
+    payload = ModelInferRequest(model_name="m", raw_input_contents=contents).SerializeToString()
+    parts = parts_of(payload, list(range(0, len(payload), 16_384)))
+    cut = take_parts_apart(parts)
+
+    assert cut is not None
+    assert [_bytes(raw) for raw in cut.raw] == contents
+    first, small, last = cut.raw
+    assert isinstance(first, Parts)
+    assert isinstance(small, bytes)
+    assert isinstance(last, Parts)
+    assert all(isinstance(piece, memoryview) for piece in first.pieces + last.pieces)
+
+
+def test_a_known_head_in_parts_is_looked_up_and_remembers_no_layout() -> None:
+    models = counting()
+    cache = PlanCache(models)
+    payload = make_request()
+    for _ in range(3):
+        assert cache.read(parts_of(payload, [len(payload) - 3]))[1].plan.rows == 1
+
+    assert models.binds == 1
+    assert cache.layouts == 0
+
+
+@pytest.mark.timeout(20)
+def test_many_contents_in_many_parts_take_the_time_of_their_bytes() -> None:
+    """To look for each from the beginning on took as long as both numbers multiplied."""
+    request = ModelInferRequest(raw_input_contents=[bytes(5_000)] * 4_000)
+    payload = request.SerializeToString()
+    cut = take_parts_apart(parts_of(payload, list(range(0, len(payload), 4096))))
+
+    assert cut is not None
+    assert len(cut.raw) == 4_000

@@ -42,6 +42,8 @@ logger = logging.getLogger(__name__)
 MAX_EVENTS: Final = 256
 TICK_S: Final = 0.05
 MAX_BEHIND_S: Final = 1.0
+# Its requests are read in the parts they came in; all others are joined.
+_INFER: Final = f"/{methods.INFERENCE_SERVICE}/ModelInfer"
 
 Handler = Callable[[Call, float], Iterable[Action] | None]
 Cancelled = Callable[[int, float], Iterable[Action] | None]
@@ -145,6 +147,8 @@ class Dispatcher:
             return
         if call.path in self._guarded:
             self._check_token(call)
+        if call.parts is not None and call.path != _INFER:
+            call = call._replace(payload=call.whole(), parts=None)
         actions = handler(call, now_s)
         if actions:
             self._perform(actions, now_s)
@@ -221,7 +225,7 @@ class Dispatcher:
         inference, replicas, control = services.inference, services.replicas, services.control
         repository = services.repository
         routes: dict[str, Handler] = {
-            f"/{methods.INFERENCE_SERVICE}/ModelInfer": inference.on_infer,
+            _INFER: inference.on_infer,
             f"/{methods.INFERENCE_SERVICE}/ModelStreamInfer": inference.on_stream,
             f"/{methods.INFERENCE_SERVICE}/RepositoryIndex": repository.on_index,
             f"/{methods.INFERENCE_SERVICE}/RepositoryModelLoad": repository.on_load,

@@ -9,6 +9,7 @@ from typing import Final, NamedTuple, Protocol
 from tideserve.server.errors import InvalidRequestError
 from tideserve.server.exchanges import LeaseHead, answer_head, tensor_head
 from tideserve.server.model_spec import ModelSpec
+from tideserve.server.parts import Parts
 from tideserve.server.payload import InferInputs
 from tideserve.server.shared_regions import RegionSlice
 from tideserve.server.wire import Absent, Buffer, header, varint
@@ -90,10 +91,13 @@ def encode_lease(
         if offsets is None:
             head += header(_DATA, size)
             pieces.append(header(_INPUTS, len(head) + size) + head)
-            pieces += [
-                piece if isinstance(piece, (bytes, memoryview)) else piece.to_bytes()
-                for piece in data
-            ]
+            for piece in data:
+                if isinstance(piece, (bytes, memoryview)):
+                    pieces.append(piece)
+                elif isinstance(piece, Parts):
+                    pieces += piece.pieces
+                else:
+                    pieces.append(piece.to_bytes())
         else:
             head += _ARENA_OFFSET + varint(offsets[at]) + _ARENA_BYTES + varint(size)
             pieces.append(header(_INPUTS, len(head)) + head)
@@ -115,7 +119,7 @@ def _joined(
         given: list[tuple[tuple[int, ...], Buffer]] = []
         for plan, request in zip(plans, requests, strict=True):
             own = request.data[at]
-            assert not isinstance(own, RegionSlice), "what may be padded is read as it comes"
+            assert isinstance(own, bytes | memoryview), "what may be padded is read as it comes"
             given.append((plan.shape, own))
         return [spec.padding.join(plans[0].name, shape, given)]
     data: list[Buffer | Absent] = []

@@ -18,14 +18,15 @@ from tideserve.server.contents import (
 from tideserve.server.errors import InvalidRequestError, UnsupportedError
 from tideserve.server.model_spec import DATATYPE_BYTES, ModelSpec, TensorSpec
 from tideserve.server.parameters import whole_number
+from tideserve.server.parts import Parts
 from tideserve.server.placement import OUTPUTS, Place, Places, given_bytes, read_place
 from tideserve.server.shared_regions import RegionSlice, SharedRegions
 from tideserve.server.wire import Buffer
 from tideserve.v1.arena import MIN_BYTES
 from tideserve.v1.inference_pb2 import ModelInferRequest
 
-# A tensor's bytes, or where they are to be read.
-Content = Buffer | RegionSlice
+# A tensor's bytes, in one piece or several, or where they are to be read.
+Content = Buffer | Parts | RegionSlice
 
 
 class TensorPlan(NamedTuple):
@@ -128,8 +129,10 @@ def fill(plan: InferPlan, raw: Sequence[Content]) -> InferInputs | None:
     for tensor, at in zip(plan.tensors, plan.raw_order, strict=True):
         content = raw[at]
         size = len(content)
+        if isinstance(content, Parts) and (tensor.data_bytes is None or plan.length is not None):
+            content = content.to_bytes()  # its elements are counted, or it is padded
         if tensor.data_bytes is None:
-            assert not isinstance(content, RegionSlice), "it is read to count its elements"
+            assert isinstance(content, bytes | memoryview), "it is read to count its elements"
             elements = prod(tensor.shape)
             if count_bytes_elements(content, elements) != elements:
                 return None
@@ -141,7 +144,7 @@ def fill(plan: InferPlan, raw: Sequence[Content]) -> InferInputs | None:
 
 
 def fill_shared(
-    plan: InferPlan, raw: Sequence[Buffer], regions: SharedRegions
+    plan: InferPlan, raw: Sequence[Buffer | Parts], regions: SharedRegions
 ) -> InferInputs | None:
     """As `fill`, for a plan with places: looks anew at what lies in shared memory. Raises
     `InvalidRequestError` where that cannot be read."""

@@ -14,8 +14,17 @@ for each of them.
 
 from typing import Final, NamedTuple
 
+from tideserve.server.cuts import (
+    COPY_BYTES,
+    MAX_HEAD_BYTES,
+    RAW_TAG,
+    Cut,
+    take_apart,
+    take_parts_apart,
+)
 from tideserve.server.errors import InvalidRequestError, MessageTooLargeError, TideserveError
 from tideserve.server.models import ModelEntry, ModelTable
+from tideserve.server.parts import Parts
 from tideserve.server.payload import InferInputs, InferPlan, fill, fill_shared, read_inputs
 from tideserve.server.service.messages import parse
 from tideserve.server.shared_regions import RegionSlice, SharedRegions
@@ -24,33 +33,9 @@ from tideserve.v1.inference_pb2 import ModelInferRequest
 
 # Heads remembered: far more than the kinds of requests that clients send at a time.
 MAX_PLANS: Final = 1024
-# A head longer than this is not worth its memory.
-MAX_HEAD_BYTES: Final = 4096
-# With more fields than this a request is nothing that clients send, and not worth this loop.
-MAX_FIELDS: Final = 4096
-# A length below 2**35, in base 128.
-MAX_LENGTH_BYTES: Final = 5
-# Below this, copying a content costs less than a view on it.
-COPY_BYTES: Final = 1024
 
 # The tag and the length before a raw content, by its size.
-_RAW_HEADS: Final = tuple(
-    bytes([ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER << 3 | 2]) + varint(size)
-    for size in range(COPY_BYTES + 1)
-)
-_ID_TAG: Final = ModelInferRequest.ID_FIELD_NUMBER << 3 | 2
-_RAW_TAG: Final = ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER << 3 | 2
-_HEAD_TAGS: Final = frozenset(
-    number << 3 | 2
-    for number in (
-        ModelInferRequest.MODEL_NAME_FIELD_NUMBER,
-        ModelInferRequest.MODEL_VERSION_FIELD_NUMBER,
-        ModelInferRequest.PARAMETERS_FIELD_NUMBER,
-        ModelInferRequest.INPUTS_FIELD_NUMBER,
-        ModelInferRequest.OUTPUTS_FIELD_NUMBER,
-    )
-)
-
+_RAW_HEADS: Final = tuple(bytes([RAW_TAG]) + varint(size) for size in range(COPY_BYTES + 1))
 _NO_TARGETS: Final[tuple[RegionSlice | None, ...]] = ()
 
 # How a refusal is counted.
@@ -58,14 +43,6 @@ _REASONS: Final[dict[type[TideserveError], str]] = {
     InvalidRequestError: "invalid_request",
     MessageTooLargeError: "too_large",
 }
-
-
-class Cut(NamedTuple):
-    """A request's bytes, taken apart."""
-
-    head: bytes
-    request_id: str
-    raw: list[Buffer]
 
 
 class _Layout(NamedTuple):
@@ -106,7 +83,7 @@ class PlanCache:
         """How many are known."""
         return len(self._layouts)
 
-    def read(self, payload: bytes) -> tuple[ModelEntry, InferInputs, str]:
+    def read(self, payload: bytes | Parts) -> tuple[ModelEntry, InferInputs, str]:
         """The model a request is for, what it brings, and its id. Raises what is wrong with
         it as `TideserveError`."""
         if self._changes != self._models.changes:
@@ -114,6 +91,11 @@ class PlanCache:
             self._plans.clear()
             self._shared_plans.clear()
             self._layouts.clear()
+        if isinstance(payload, Parts):
+            cut = take_parts_apart(payload)
+            if cut is not None:
+                return self._read_cut(cut, payload)
+            payload = payload.to_bytes()
         layout = self._layouts.get(len(payload))
         if layout is not None and layout.fits(payload):
             data = tuple([payload[begin:end] for begin, end in layout.contents])
@@ -125,19 +107,25 @@ class PlanCache:
         cut = take_apart(payload)
         if cut is None:
             return self._read_slowly(payload)
+        return self._read_cut(cut, payload)
+
+    def _read_cut(self, cut: Cut, payload: bytes | Parts) -> tuple[ModelEntry, InferInputs, str]:
+        """By the plan of its head, if there is one."""
         known = self._plans.get(cut.head)
         if known is not None:
             entry, plan = known
             inputs = fill(plan, cut.raw)
             if inputs is not None:
-                self._lay_out(payload, cut, entry, inputs)
+                if isinstance(payload, bytes):
+                    self._lay_out(payload, cut, entry, inputs)
                 return entry, inputs, cut.request_id
         elif (shared := self._shared_plans.get(cut.head)) is not None:
             entry, plan = shared
             inputs = self._fill_shared(plan, cut.raw)
             if inputs is not None:
                 return entry, inputs, cut.request_id
-        entry, inputs, request_id = self._read_slowly(payload)
+        whole = payload.to_bytes() if isinstance(payload, Parts) else payload
+        entry, inputs, request_id = self._read_slowly(whole)
         self._remember(cut, entry, inputs.plan)
         return entry, inputs, request_id
 
@@ -152,7 +140,7 @@ class PlanCache:
             plans.clear()
         plans[cut.head] = (entry, plan)
 
-    def _fill_shared(self, plan: InferPlan, raw: list[Buffer]) -> InferInputs | None:
+    def _fill_shared(self, plan: InferPlan, raw: list[Buffer | Parts]) -> InferInputs | None:
         """None for what the long way is to word."""
         assert self._regions is not None
         try:
@@ -198,62 +186,3 @@ class PlanCache:
             entry.stats.arrivals += 1
             entry.stats.on_rejection(_REASONS.get(type(error), "unsupported"))
             raise
-
-
-def take_apart(payload: bytes) -> Cut | None:
-    """Cuts a request whose raw contents come last, as protobuf libraries write it; None for
-    bytes that are laid out in another way, or are no request."""
-    at = 0
-    end = len(payload)
-    id_begin = id_end = 0
-    request_id = ""
-    raw_begin = 0
-    raw: list[Buffer] = []
-    view: memoryview | None = None
-    try:
-        for _ in range(MAX_FIELDS):
-            if at >= end:
-                break
-            begin = at
-            tag = payload[at]
-            length = payload[at + 1]
-            at += 2
-            if length & 0x80:
-                length, at = _rest_of_length(payload, at, length & 0x7F)
-            stop = at + length
-            if stop > end:
-                return None
-            if tag == _RAW_TAG:
-                if not raw:
-                    raw_begin = begin
-                if length <= COPY_BYTES:
-                    raw.append(payload[at:stop])
-                else:
-                    view = view or memoryview(payload)
-                    raw.append(view[at:stop])
-            elif raw or (tag not in _HEAD_TAGS and (tag != _ID_TAG or id_end)):
-                return None
-            elif tag == _ID_TAG:
-                request_id = payload[at:stop].decode()
-                id_begin, id_end = begin, stop
-            at = stop
-        else:
-            return None
-    except (IndexError, UnicodeDecodeError):
-        return None
-    if not raw:
-        raw_begin = end
-    return Cut(payload[:id_begin] + payload[id_end:raw_begin], request_id, raw)
-
-
-def _rest_of_length(payload: bytes, at: int, length: int) -> tuple[int, int]:
-    """A length of several bytes, of which the first is read: (length, where it ends). No
-    message is so long that its length takes more than five."""
-    for shift in range(7, 35, 7):
-        more = payload[at]
-        at += 1
-        length |= (more & 0x7F) << shift
-        if more < 0x80:
-            return length, at
-    # More than there can be left.
-    return len(payload), at

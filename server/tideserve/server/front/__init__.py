@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
+from tideserve.server.parts import Parts
 from tideserve.v1.link import LINK_SOCKET
 
 # Names, shapes and counts of a lease or an answer; a megabyte is thousands of tensors.
@@ -26,9 +27,9 @@ Metadata = tuple[tuple[str, str | bytes], ...]
 class Call(NamedTuple):
     """A call has begun.
 
-    `payload` is the request of a unary or server-streaming call; a bidirectional call
-    begins with an empty one and its requests follow as `StreamMessage`. `time_left_s` is
-    the gRPC deadline, None where the caller set none.
+    `payload` is the request of a unary or server-streaming call, empty where `parts` has it, as a
+    front may give a large one; a bidirectional call begins with an empty one and its requests
+    follow as `StreamMessage`. `time_left_s` is the gRPC deadline, None where the caller set none.
     """
 
     call_id: int
@@ -37,6 +38,11 @@ class Call(NamedTuple):
     metadata: Metadata
     peer: str
     time_left_s: float | None
+    parts: Parts | None = None
+
+    def whole(self) -> bytes:
+        """Its request in one piece."""
+        return self.payload if self.parts is None else self.parts.to_bytes()
 
 
 class StreamMessage(NamedTuple):

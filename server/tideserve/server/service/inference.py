@@ -27,6 +27,7 @@ from tideserve.server.errors import (
 )
 from tideserve.server.front import Call, Front, StreamMessage
 from tideserve.server.models import ModelEntry, ModelTable
+from tideserve.server.parts import Parts
 from tideserve.server.payload import InferInputs
 from tideserve.server.plans import PlanCache
 from tideserve.server.service.messages import parse, sentence_of, status_of
@@ -113,7 +114,8 @@ class InferenceService:
     def on_infer(self, call: Call, now_s: float) -> None:
         """A ModelInfer came. Raises what the caller is to be told."""
         deadline_s = inf if call.time_left_s is None else now_s + call.time_left_s
-        self._unary[call.call_id] = self._admit(call.payload, call.call_id, deadline_s, None, now_s)
+        payload = call.payload if call.parts is None else call.parts
+        self._unary[call.call_id] = self._admit(payload, call.call_id, deadline_s, None, now_s)
 
     def on_stream(self, call: Call, now_s: float) -> None:
         """A ModelStreamInfer began."""
@@ -217,7 +219,7 @@ class InferenceService:
 
     def _admit(
         self,
-        payload: bytes,
+        payload: bytes | Parts,
         call_id: int,
         deadline_s: float,
         slot: StreamSlot | None,

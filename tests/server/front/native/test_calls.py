@@ -282,7 +282,7 @@ def test_a_large_frame_with_padding(caller: Caller, path: str) -> None:
     caller.h2.send_data(stream, packed(bytes(200_000)), end_stream=True, pad_length=255)
     *_, event = [event for event in caller.talk() if not isinstance(event, HalfClose)]
     assert isinstance(event, Call | StreamMessage)
-    assert event.payload == bytes(200_000)
+    assert (event.whole() if isinstance(event, Call) else event.payload) == bytes(200_000)
 
 
 @pytest.mark.interpreted
@@ -380,7 +380,9 @@ def test_messages_on_their_way_in_have_a_bound_together(caller: Caller, size: in
     assert answer.status == Code.RESOURCE_EXHAUSTED
     assert "try again later" in answer.message
     caller.h2.send_data(streams[0], bytes(LIMIT_BYTES - size), end_stream=True)
-    assert caller.talk() == [call(streams[0], UNARY, bytes(LIMIT_BYTES))]
+    (event,) = caller.talk()
+    assert isinstance(event, Call)
+    assert event.whole() == bytes(LIMIT_BYTES)
     assert caller.shared.held_bytes == 3 * size
     for stream in streams[:4]:
         caller.h2.reset_stream(stream)

@@ -79,7 +79,7 @@ def test_a_slow_link_gets_its_large_request_through(caller: Caller, is_short: bo
             now_s += 1.0
             calls += second(caller, now_s, is_short=is_short)
             assert not any(caller.answers[stream].ended for stream in streams)
-        assert [len(call.payload) for call in calls if isinstance(call, Call)] == [size] * count
+        assert [len(call.whole()) for call in calls if isinstance(call, Call)] == [size] * count
 
 
 @pytest.mark.parametrize("is_short", [False, True])

@@ -5,8 +5,8 @@ answer is one piece of bytes.
 """
 
 import struct
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Iterable, MutableSequence, Sequence
+from typing import Any, Final
 
 from tideserve.server.errors import Code
 from tideserve.server.front import Call, Cancel, Event, HalfClose, Status, StreamMessage
@@ -20,6 +20,7 @@ from tideserve.server.front.native.headers import (
     http_status_block,
     status_block,
 )
+from tideserve.server.front.native.messages import PARTS_BYTES
 from tideserve.server.front.native.outbox import Outbox
 from tideserve.server.front.native.request import NOT_ONE_MESSAGE, Request
 from tideserve.server.front.native.shared import Shared
@@ -29,6 +30,7 @@ from tideserve.server.front.refusal import (
     reads_too_slowly,
     stream_backlog_is_full,
 )
+from tideserve.server.parts import Parts
 from tideserve.v1 import http2
 from tideserve.v1.methods import Kind
 
@@ -53,6 +55,9 @@ class Calls:
         self._has_begun = False  # a header block went
         self.outbox = Outbox(shared.unsent)
         self.events: list[Event] = []
+        self.kept_bytes = 0
+        """Of requests that are not whole yet, in views, since whoever reads this set it to 0; all
+        but their first parts."""
 
     @property
     def last(self) -> int:
@@ -103,6 +108,12 @@ class Calls:
                     http2.PROTOCOL_ERROR, f"expected DATA of an open stream, got {number}"
                 )
             return  # of a call that is over: it was on its way
+        if not ends and stream.request is not None and stream.request.keep(data):
+            came_bytes = len(data)
+            if not isinstance(data, bytes):  # compiled, `memoryview` would be looked up
+                self.kept_bytes += came_bytes
+            self._give_window(stream, came_bytes)
+            return
         size = len(data) - _PREFIX_BYTES
         if (
             ends
@@ -112,14 +123,27 @@ class Calls:
             and http2.MESSAGE_PREFIX.unpack_from(data) == (0, size)
         ):
             stream.half_closed = True
-            self._begin(stream, bytes(data[_PREFIX_BYTES:]), now_s)
-            return
-        if not ends and stream.request is not None and stream.request.keep(data):
-            self._give_window(stream, len(data))
+            if size >= PARTS_BYTES and isinstance(data, memoryview):
+                self._begin(stream, b"", now_s, Parts([data[_PREFIX_BYTES:]], size))
+            else:
+                self._begin(stream, bytes(data[_PREFIX_BYTES:]), now_s)
             return
         self._take_parts(stream, data)
         if ends and not stream.answered:
             self._half_close(stream, now_s)
+
+    def kept(self, numbers: Iterable[int]) -> list[MutableSequence[Any]]:
+        """What these streams, and the calls in `events`, have of what was read, for
+        `parts.let_go`."""
+        kept: list[MutableSequence[Any]] = []
+        for number in numbers:
+            stream = self._streams.get(number)
+            if stream is not None and stream.request is not None:
+                kept += stream.request.kept()
+        for event in self.events:
+            if isinstance(event, Call) and event.parts is not None:
+                kept.append(event.parts.pieces)
+        return kept
 
     def on_padding(self, number: int, size_bytes: int) -> None:
         """So many bytes came around a stream's DATA: they count as if they were DATA."""
@@ -269,7 +293,9 @@ class Calls:
             block = NO_TABLE + block
         return _headers(number, block, flags)
 
-    def _begin(self, stream: Stream, payload: bytes, now_s: float) -> None:
+    def _begin(
+        self, stream: Stream, payload: bytes, now_s: float, parts: Parts | None = None
+    ) -> None:
         stream.begun = True
         head = stream.head
         left_s = head.timeout_s
@@ -278,7 +304,7 @@ class Calls:
             left_s = max(0.0, left_s - (now_s - stream.began_s))
             self._shared.deadlines.add(stream.call_id, now_s + left_s)
         # As Call(...) does, in half its time.
-        call = (stream.call_id, head.path, payload, head.metadata, self._peer, left_s)
+        call = (stream.call_id, head.path, payload, head.metadata, self._peer, left_s, parts)
         self.events.append(tuple.__new__(Call, call))
 
     def _take_parts(self, stream: Stream, data: Buffer | None) -> None:
@@ -333,7 +359,10 @@ class Calls:
             self._refuse(stream, NOT_ONE_MESSAGE)
         else:
             self._release(stream)
-            self._begin(stream, payload, now_s)
+            if isinstance(payload, Parts):
+                self._begin(stream, b"", now_s, payload)
+            else:
+                self._begin(stream, payload, now_s)
 
     def _refuse(self, stream: Stream, status: Status) -> None:
         """Ends a call for what its caller sent. Who knows of the call is told that it is over."""

@@ -9,6 +9,7 @@ from tideserve.server.front.native.errors import ProtocolError
 from tideserve.server.front.native.frames import FrameReader
 from tideserve.server.front.native.headers import MAX_HEADER_BYTES, HeaderReader
 from tideserve.server.front.native.shared import Shared
+from tideserve.server.parts import let_go
 from tideserve.v1 import http2
 
 # Of the sentence in a GOAWAY.
@@ -56,7 +57,9 @@ class Connection:
         """What the bytes that came mean."""
         calls = self.calls
         frames = self._frames
-        for kind, flags, stream, payload in frames.read(data):
+        came = frames.read(data)
+        calls.kept_bytes = 0
+        for kind, flags, stream, payload in came:
             if self._block is not None and kind != http2.CONTINUATION:
                 raise ProtocolError(
                     http2.PROTOCOL_ERROR, f"expected CONTINUATION, got a frame of type {kind}"
@@ -73,6 +76,12 @@ class Connection:
                 self._on_rest(kind, flags, stream, payload, now_s)
         self._outbox.release()
         calls.forget_ended()
+        viewed = frames.viewed
+        if viewed is not None:
+            frames.viewed = None
+            if 2 * calls.kept_bytes < len(viewed):
+                numbers = {frame[2] for frame in came if isinstance(frame[3], memoryview)}
+                let_go(viewed, calls.kept(numbers), len(came))
         if frames.padding:
             for stream, size_bytes in frames.padding.items():
                 calls.on_padding(stream, size_bytes)

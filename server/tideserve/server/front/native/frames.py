@@ -11,6 +11,9 @@ Frame = tuple[int, int, int, Buffer]
 
 # Up to this size a copy costs less than a view.
 _COPY_BYTES: Final = 4096
+# A view keeps all that was read with it. Of what is a smaller part of that than a twentieth a copy is
+# given: whatever becomes of the rest, no more is held than so many times what is counted.
+_VIEW_SHARE: Final = 20
 
 # Frames that mean something, other than DATA: they are taken whole.
 _MAX_WHOLE_BYTES: Final = 64 * 1024
@@ -32,6 +35,10 @@ class FrameReader:
         """DATA, with its padding, since whoever reads this set it to 0."""
         self.padding: dict[int, int] = {}
         """Bytes around DATA by stream, since whoever reads this cleared it."""
+        self.viewed: bytes | None = None
+        """What was read last, where frames have views of it."""
+        self._copied_bytes = _COPY_BYTES
+        """Of this read, DATA up to this size is copied."""
 
     @property
     def has_begun(self) -> bool:
@@ -45,6 +52,7 @@ class FrameReader:
 
     def read(self, data: bytes) -> list[Frame]:
         """The frames in `data`. Raises `ProtocolError`."""
+        self.viewed = None
         if self._unread:
             data = self._unread + data
             self._unread = b""
@@ -53,6 +61,8 @@ class FrameReader:
             if not self._take_preface(data):
                 return []
             at = len(http2.PREFACE)
+        copied_bytes = self._copied_bytes = max(_COPY_BYTES, size // _VIEW_SHARE)
+        view: memoryview | None = None  # one for all frames
         frames: list[Frame] = []
         if self._left_bytes:
             at = self._take_part(data, at, frames)
@@ -70,10 +80,13 @@ class FrameReader:
             if kind == http2.DATA and not flags & http2.PADDED:
                 self.taken_bytes += length
                 if end <= size:
-                    if length <= _COPY_BYTES:
+                    if length <= copied_bytes:
                         frames.append((kind, flags, stream, data[begin:end]))
                     else:
-                        frames.append((kind, flags, stream, memoryview(data)[begin:end]))
+                        if view is None:
+                            view = memoryview(data)
+                            self.viewed = data
+                        frames.append((kind, flags, stream, view[begin:end]))
                     at = end
                 else:
                     self._left_bytes, self._left_flags, self._left_stream = length, flags, stream
@@ -140,12 +153,17 @@ class FrameReader:
     def _take_part(self, data: bytes, at: int, frames: list[Frame]) -> int:
         """Takes what is here of a DATA frame and the padding behind it; where the next frame
         begins."""
-        part = memoryview(data)[at : at + self._left_bytes]
-        self._left_bytes -= len(part)
+        size = min(self._left_bytes, len(data) - at)
+        self._left_bytes -= size
         flags = 0 if self._left_bytes else self._left_flags
-        if part:
-            frames.append((http2.DATA, flags, self._left_stream, part))
-        at += len(part)
+        if size:
+            if size <= self._copied_bytes:
+                frames.append((http2.DATA, flags, self._left_stream, data[at : at + size]))
+            else:
+                self.viewed = data
+                part = memoryview(data)[at : at + size]
+                frames.append((http2.DATA, flags, self._left_stream, part))
+        at += size
         return self._skip(len(data), at) if self._skip_bytes and not self._left_bytes else at
 
     def _skip(self, size: int, at: int) -> int:

@@ -1,18 +1,22 @@
 """gRPC messages out of a stream's DATA: five bytes before each, gzip where the caller chose it."""
 
 from collections import deque
-from typing import Final
+from collections.abc import MutableSequence
+from typing import Any, Final
 
 from tideserve.server.front.native.errors import RefusedMessageError
 from tideserve.server.front.native.frames import Buffer
 from tideserve.server.front.native.inflation import Inflation
 from tideserve.server.front.refusal import request_too_large
+from tideserve.server.parts import Parts
 from tideserve.v1.http2 import MESSAGE_PREFIX
 
 _PREFIX_BYTES: Final = MESSAGE_PREFIX.size
 # Parts below it are joined as they come, up to the second.
 _SMALL_BYTES: Final = 4096
 _JOINED_BYTES: Final = 64 * 1024
+#: From this size on a message may stay in its parts: below it, a copy costs less than they do.
+PARTS_BYTES: Final = 64 * 1024
 # Of what waited for a message to be inflated, read in a step.
 _STEP_BYTES: Final = 64 * 1024
 
@@ -40,7 +44,7 @@ class MessageReader:
     def __init__(self, encoding: bytes, limit_bytes: int) -> None:
         self._encoding = encoding
         self._limit_bytes = limit_bytes
-        self._parts: deque[Buffer | bytearray] = deque()
+        self._parts: list[Buffer | bytearray] = []  # compiled, a list is cheaper than a deque
         self._kept_bytes = 0
         self._need_bytes = _PREFIX_BYTES
         self._compressed: bool | None = None  # None: the prefix is not here yet
@@ -90,7 +94,9 @@ class MessageReader:
                 continue
             self._compressed, self._need_bytes = None, _PREFIX_BYTES
             if compressed:
-                packed = memoryview(data)[begin:at]
+                # Not a view of what was read: it is kept while it is inflated.
+                is_view = isinstance(data, memoryview)
+                packed = bytes(data[begin:at]) if is_view else memoryview(data)[begin:at]
                 self._inflation = Inflation(self._encoding, packed, self._limit_bytes)
                 self.has_work = True
                 if at < size:
@@ -111,6 +117,25 @@ class MessageReader:
         self._kept_bytes += size
         self._parts.append(data)
         return True
+
+    def take_parts(self, data: Buffer) -> Parts | None:
+        """As `read`, for a part that completes one large message and brings nothing else. None: it
+        is none."""
+        need_bytes = self._need_bytes
+        if self._compressed is None or self._compressed or self.has_work:
+            return None
+        if need_bytes < PARTS_BYTES or self._kept_bytes + len(data) != need_bytes:
+            return None
+        _keep(self._parts, data)
+        pieces = [bytes(part) if isinstance(part, bytearray) else part for part in self._parts]
+        self._parts = []
+        self._kept_bytes = 0
+        self._compressed, self._need_bytes = None, _PREFIX_BYTES
+        return Parts(pieces, need_bytes)
+
+    def kept(self) -> list[MutableSequence[Any]]:
+        """For `parts.let_go`."""
+        return [self._parts, self._behind]
 
     def step(self) -> list[bytes]:
         """Goes on with what waits, for some milliseconds at most; the messages that it completes.
@@ -135,7 +160,7 @@ class MessageReader:
         return messages
 
 
-def _keep(parts: deque[Buffer | bytearray], data: Buffer) -> None:
+def _keep(parts: list[Buffer | bytearray] | deque[Buffer | bytearray], data: Buffer) -> None:
     """Until more comes. Small parts go together: each on its own takes 33 bytes and a place
     beyond its size, so that what is held would be many times what is counted."""
     if len(data) >= _SMALL_BYTES:

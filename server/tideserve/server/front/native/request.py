@@ -1,6 +1,7 @@
 """A call's request that is not here at once."""
 
-from typing import Final
+from collections.abc import MutableSequence
+from typing import Any, Final
 
 from tideserve.server.errors import Code
 from tideserve.server.front import Status
@@ -10,6 +11,7 @@ from tideserve.server.front.native.messages import MessageReader
 from tideserve.server.front.native.pace import Pace
 from tideserve.server.front.native.shared import Shared
 from tideserve.server.front.refusal import sends_too_slowly, too_many_bytes
+from tideserve.server.parts import Parts
 
 NOT_ONE_MESSAGE: Final = Status(
     Code.INVALID_ARGUMENT, "expected one request message in this call, got none or several"
@@ -30,7 +32,7 @@ class Request:
         self._is_stream = is_stream
         self._reader = MessageReader(encoding, shared.max_message_bytes)
         self._pace = Pace()
-        self._payload: bytes | None = None
+        self._payload: bytes | Parts | None = None
 
     @property
     def has_work(self) -> bool:
@@ -39,18 +41,24 @@ class Request:
 
     @property
     def held_bytes(self) -> int:
-        return self._reader.held_bytes + len(self._payload or b"")
+        payload = self._payload
+        held_bytes = self._reader.held_bytes
+        return held_bytes if payload is None else held_bytes + len(payload)
 
     def take(self, data: Buffer | None) -> list[bytes]:
         """Reads on, None: in what came before; a stream's messages."""
         shared, reader = self._shared, self._reader
         before_bytes = self.held_bytes
+        messages: list[bytes] = []
         try:
-            messages = reader.step() if data is None else reader.read(data)
-            if messages and not self._is_stream:
+            parts = None if data is None or self._is_stream else reader.take_parts(data)
+            if parts is None:
+                messages = reader.step() if data is None else reader.read(data)
+            if (messages or parts is not None) and not self._is_stream:
                 if self._payload is not None or len(messages) > 1:
                     raise RefusedMessageError(NOT_ONE_MESSAGE)
-                self._payload = messages.pop()  # its caller may leave it at that
+                # Its caller may leave it at that.
+                self._payload = messages.pop() if parts is None else parts
         finally:
             shared.held_bytes += self.held_bytes - before_bytes
         if shared.held_bytes > shared.max_held_bytes:
@@ -70,7 +78,14 @@ class Request:
         self._pace.came_bytes += size
         return True
 
-    def end(self) -> bytes | None:
+    def kept(self) -> list[MutableSequence[Any]]:
+        """For `parts.let_go`."""
+        kept = self._reader.kept()
+        if isinstance(self._payload, Parts):
+            kept.append(self._payload.pieces)
+        return kept
+
+    def end(self) -> bytes | Parts | None:
         """Its caller has said all: the message, None where it is a stream or there was none."""
         if self._reader.is_within_a_message:
             why = "the request ends within a message"

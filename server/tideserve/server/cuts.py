@@ -1,0 +1,157 @@
+"""A request's bytes, cut into what is remembered of it and its raw contents.
+
+Only what is laid out as protobuf libraries write it: all else goes through protobuf.
+"""
+
+from typing import Final, NamedTuple
+
+from tideserve.server.parts import Parts
+from tideserve.server.wire import Buffer
+from tideserve.v1.inference_pb2 import ModelInferRequest
+
+# A head longer than this is not worth its memory.
+MAX_HEAD_BYTES: Final = 4096
+# With more fields than this a request is nothing that clients send, and not worth this loop.
+MAX_FIELDS: Final = 4096
+# Below this, copying a content costs less than a view on it.
+COPY_BYTES: Final = 1024
+
+# A field's tag, and its length: below 2**35, in base 128.
+_FIELD_BYTES: Final = 1 + 5
+_MAX_LENGTH_SHIFT: Final = 7 * 5
+# No message has so many bytes.
+_NEVER: Final = 1 << 40
+# Of a message in parts, looked at in one piece.
+_WINDOW_BYTES: Final = MAX_HEAD_BYTES + COPY_BYTES
+
+RAW_TAG: Final = ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER << 3 | 2
+_ID_TAG: Final = ModelInferRequest.ID_FIELD_NUMBER << 3 | 2
+_HEAD_TAGS: Final = frozenset(
+    number << 3 | 2
+    for number in (
+        ModelInferRequest.MODEL_NAME_FIELD_NUMBER,
+        ModelInferRequest.MODEL_VERSION_FIELD_NUMBER,
+        ModelInferRequest.PARAMETERS_FIELD_NUMBER,
+        ModelInferRequest.INPUTS_FIELD_NUMBER,
+        ModelInferRequest.OUTPUTS_FIELD_NUMBER,
+    )
+)
+
+
+class Cut(NamedTuple):
+    """A request's bytes, taken apart."""
+
+    head: bytes
+    request_id: str
+    raw: list[Buffer | Parts]
+
+
+def take_apart(payload: bytes) -> Cut | None:
+    """Cuts a request whose raw contents come last, as protobuf libraries write it; None for
+    bytes that are laid out in another way, or are no request."""
+    at = 0
+    end = len(payload)
+    id_begin = id_end = 0
+    request_id = ""
+    raw_begin = 0
+    raw: list[Buffer | Parts] = []
+    view: memoryview | None = None
+    try:
+        for _ in range(MAX_FIELDS):
+            if at >= end:
+                break
+            begin = at
+            tag = payload[at]
+            length = payload[at + 1]
+            at += 2
+            if length & 0x80:
+                length, at = _rest_of_length(payload, at, length & 0x7F)
+            stop = at + length
+            if stop > end:
+                return None
+            if tag == RAW_TAG:
+                if not raw:
+                    raw_begin = begin
+                if length <= COPY_BYTES:
+                    raw.append(payload[at:stop])
+                else:
+                    view = view or memoryview(payload)
+                    raw.append(view[at:stop])
+            elif raw or (tag not in _HEAD_TAGS and (tag != _ID_TAG or id_end)):
+                return None
+            elif tag == _ID_TAG:
+                request_id = payload[at:stop].decode()
+                id_begin, id_end = begin, stop
+            at = stop
+        else:
+            return None
+    except (IndexError, UnicodeDecodeError):
+        return None
+    if not raw:
+        raw_begin = end
+    return Cut(payload[:id_begin] + payload[id_end:raw_begin], request_id, raw)
+
+
+def take_parts_apart(message: Parts) -> Cut | None:
+    """As `take_apart`; None also where the head is so long that nobody remembers it. Contents are
+    left in the parts they came in."""
+    end = len(message)
+    window, base = message.read(0, min(end, _WINDOW_BYTES)), 0  # a place in it is one less `base`
+    at = id_begin = id_end = 0
+    request_id = ""
+    head: bytes | None = None
+    raw: list[Buffer | Parts] = []
+    try:
+        for _ in range(MAX_FIELDS):
+            if at >= end:
+                break
+            if at + _FIELD_BYTES > base + len(window) < end:
+                if head is None:
+                    return None
+                base = at
+                window = message.read(at, min(end, at + _FIELD_BYTES))
+            begin = at - base
+            tag = window[begin]
+            length, inner = window[begin + 1], begin + 2
+            if length & 0x80:
+                length, inner = _rest_of_length(window, inner, length & 0x7F)
+            at = base + inner
+            stop = at + length
+            if stop > end:
+                return None
+            if tag == RAW_TAG:
+                if head is None:
+                    head = window[:id_begin] + window[id_end:begin]
+                raw.append(_content(message, at, stop))
+            elif (
+                raw or (tag not in _HEAD_TAGS and (tag != _ID_TAG or id_end)) or stop > len(window)
+            ):
+                return None
+            elif tag == _ID_TAG:
+                request_id = window[inner:stop].decode()
+                id_begin, id_end = begin, stop
+            at = stop
+        else:
+            return None
+    except (IndexError, UnicodeDecodeError):
+        return None
+    return None if head is None else Cut(head, request_id, raw)
+
+
+def _content(message: Parts, begin: int, end: int) -> Buffer | Parts:
+    if end - begin <= COPY_BYTES:
+        return message.read(begin, end)
+    pieces = message.cut(begin, end)
+    return pieces[0] if len(pieces) == 1 else Parts(pieces, end - begin)
+
+
+def _rest_of_length(payload: bytes, at: int, length: int) -> tuple[int, int]:
+    """A length of several bytes, of which the first is read: (length, where it ends). No
+    message is so long that its length takes more than five."""
+    for shift in range(7, _MAX_LENGTH_SHIFT, 7):
+        more = payload[at]
+        at += 1
+        length |= (more & 0x7F) << shift
+        if more < 0x80:
+            return length, at
+    return _NEVER, at
