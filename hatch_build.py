@@ -22,6 +22,7 @@ _REPLICA = "server/tideserve/replica"
 # that reads a million strings has to beat meanwhile, a server to answer /healthz.
 _FOLDERS = (f"{_SERVER}/core", f"{_SERVER}/front/native")
 _MODULES = (
+    "proto/tideserve/v1/varint.py",
     *(
         f"{_SERVER}/{name}.py"
         for name in (

@@ -378,6 +378,7 @@ def test_a_port_in_use_ends_the_server_with_one_line(
         ("--replicas=-1", "got -1"),
         ("--front=quic", "got 'quic'"),
         ("--max-message-bytes=1", "got 1"),
+        ("--busy-poll-us=20000", "got 20000"),
         ("--load-model=identity", "--model-control explicit"),
         ("--token-file=/nowhere/token", "/nowhere/token"),
     ],
@@ -388,3 +389,8 @@ def test_an_option_out_of_range_ends_the_server_with_one_line(
     line = _error_line(start_server(EXAMPLES, option, ready=False))
     assert option.partition("=")[0] in line
     assert says in line
+
+
+def test_a_front_that_cannot_be_busy_says_so(start_server: Callable[..., Server]) -> None:
+    line = _error_line(start_server(EXAMPLES, "--front=grpcio", "--busy-poll-us=100", ready=False))
+    assert "--busy-poll-us: expected the native front" in line

@@ -36,12 +36,16 @@ ROWS = 8
 FULL_BATCH_ROWS = 64
 
 
-@pytest.fixture(scope="module", params=["native", "grpcio"])
+@pytest.fixture(
+    scope="module",
+    params=[("--front=native",), ("--front=grpcio",), ("--front=native", "--busy-poll-us=500")],
+    ids=["native", "grpcio", "busy"],
+)
 def server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
     state = tmp_path_factory.mktemp("state")
-    with running(EXAMPLES, state, f"--front={request.param}") as server:
+    with running(EXAMPLES, state, *request.param) as server:
         yield server
 
 

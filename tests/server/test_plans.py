@@ -17,9 +17,10 @@ from tideserve.server.payload import Content, read_inputs
 from tideserve.server.plans import MAX_PLANS, PlanCache
 from tideserve.server.service.messages import parse
 from tideserve.server.shared_regions import RegionSlice, SharedRegions
-from tideserve.server.wire import header, varint
+from tideserve.server.wire import header
 from tideserve.v1.inference_pb2 import ModelInferRequest
 from tideserve.v1.model_config_pb2 import DataType
+from tideserve.v1.varint import varint
 
 Reading = tuple[object, ...]
 

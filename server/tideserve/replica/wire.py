@@ -15,11 +15,9 @@ from typing import Any, Final, NamedTuple, Protocol
 import numpy.typing as npt
 
 from tideserve.replica.errors import WireError
+from tideserve.v1.varint import varint
 
 _TIMES: Final = struct.Struct("<BdBdBd")
-# To make bytes of one number takes 0.4 us, to look them up a tenth of it.
-_SMALL: Final = tuple([bytes((number,)) for number in range(0x80)])
-_MORE: Final = tuple([bytes((0x80 | number,)) for number in range(0x80)])
 # Inputs and outputs of a kind: names, datatypes and shapes of batches.
 _CACHED_HEADS: Final = 1024
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
@@ -233,11 +231,11 @@ class RequestWriter:
 
     def __init__(self, replica_id: str, epoch: int, *, arena: bool = False) -> None:
         mapped = b"\x30\x01" if arena else b""
-        self._head = _text(1, replica_id) + b"\x10" + _varint(epoch) + mapped + b"\x18"
+        self._head = _text(1, replica_id) + b"\x10" + varint(epoch) + mapped + b"\x18"
 
     def write(self, sequence: int, outcomes: Sequence[bytes], *, want: bool) -> bytes:
         """`outcomes` as `write_result` and `write_failure` made them."""
-        return b"".join((self._head, _varint(sequence), *outcomes, b"\x28\x01" if want else b""))
+        return b"".join((self._head, varint(sequence), *outcomes, b"\x28\x01" if want else b""))
 
 
 def write_result(lease_id: int, outputs: Sequence[TensorOut], times: Times) -> bytes:
@@ -251,16 +249,16 @@ def write_result(lease_id: int, outputs: Sequence[TensorOut], times: Times) -> b
         if output.row_bytes:
             head += _packed(5, output.row_bytes)
         if output.arena_offset is None:
-            head += b"\x22" + _varint(data_bytes)
-            framed = b"\x0a" + _varint(len(head) + data_bytes) + head
+            head += b"\x22" + varint(data_bytes)
+            framed = b"\x0a" + varint(len(head) + data_bytes) + head
             parts += (framed, data)
             result_bytes += data_bytes
         else:
-            head += b"\x30" + _varint(output.arena_offset) + b"\x38" + _varint(data_bytes)
-            framed = b"\x0a" + _varint(len(head)) + head
+            head += b"\x30" + varint(output.arena_offset) + b"\x38" + varint(data_bytes)
+            framed = b"\x0a" + varint(len(head)) + head
             parts.append(framed)
         result_bytes += len(framed)
-    start = b"\x08" + _varint(lease_id) + b"\x12" + _varint(result_bytes)
+    start = b"\x08" + varint(lease_id) + b"\x12" + varint(result_bytes)
     return _outcome(start, parts, result_bytes, times)
 
 
@@ -272,8 +270,8 @@ def _head(name: str, datatype: str, shape: tuple[int, ...]) -> bytes:
 
 def write_failure(lease_id: int, failure: Failure, times: Times) -> bytes:
     """An Outcome with a BatchFailure, as a field of ExchangeRequest."""
-    body = b"\x08" + _varint(failure.kind) + _text(2, failure.message)
-    start = b"\x08" + _varint(lease_id) + b"\x1a" + _varint(len(body)) + body
+    body = b"\x08" + varint(failure.kind) + _text(2, failure.message)
+    start = b"\x08" + varint(lease_id) + b"\x1a" + varint(len(body)) + body
     return _outcome(start, (), 0, times)
 
 
@@ -281,27 +279,17 @@ def _outcome(
     start: bytes, parts: Sequence[bytes | npt.NDArray[Any]], parts_bytes: int, times: Times
 ) -> bytes:
     end = _TIMES.pack(0x21, times.input_s, 0x29, times.infer_s, 0x31, times.output_s)
-    buffers: list[Any] = [b"\x22", _varint(len(start) + parts_bytes + len(end)), start, *parts, end]
+    buffers: list[Any] = [b"\x22", varint(len(start) + parts_bytes + len(end)), start, *parts, end]
     return b"".join(buffers)
 
 
 def _text(field: int, text: str) -> bytes:
     encoded = text.encode("utf-8", "replace")
-    return bytes((field << 3 | _BYTES,)) + _varint(len(encoded)) + encoded if encoded else b""
+    return bytes((field << 3 | _BYTES,)) + varint(len(encoded)) + encoded if encoded else b""
 
 
 def _packed(field: int, numbers: Sequence[int]) -> bytes:
     if not numbers:
         return b""
-    body = b"".join(map(_varint, numbers))
-    return bytes((field << 3 | _BYTES,)) + _varint(len(body)) + body
-
-
-def _varint(number: int) -> bytes:
-    if number < 0x80:
-        return _SMALL[number]
-    out = b""
-    while number >= 0x80:
-        out += _MORE[number & 0x7F]
-        number >>= 7
-    return out + _SMALL[number]
+    body = b"".join(map(varint, numbers))
+    return bytes((field << 3 | _BYTES,)) + varint(len(body)) + body

@@ -16,8 +16,9 @@ from tideserve.server.model_spec import DATATYPE_BYTES, ModelSpec
 from tideserve.server.payload import InferInputs, InferPlan, names_of
 from tideserve.server.placement import write_place
 from tideserve.server.shared_regions import RegionSlice, SpareRoom
-from tideserve.server.wire import Buffer, header, varint
+from tideserve.server.wire import Buffer, header
 from tideserve.v1.inference_pb2 import ModelInferResponse
+from tideserve.v1.varint import varint
 
 # Answers of a kind: of a model's outputs, by their shapes.
 _CACHED_HEADS: Final = 1024

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Final
 
 from tideserve.server.service.messages import parse
-from tideserve.server.wire import Buffer, header, varint
+from tideserve.server.wire import Buffer, header
 from tideserve.v1.replica_pb2 import (
     BatchFailure,
     ExchangeRequest,
@@ -22,6 +22,7 @@ from tideserve.v1.replica_pb2 import (
     Outcome,
     Tensor,
 )
+from tideserve.v1.varint import varint
 
 # Up to this size a copy costs less than a view.
 _COPY_BYTES: Final = 4096

@@ -12,9 +12,10 @@ from tideserve.server.model_spec import ModelSpec
 from tideserve.server.parts import Parts
 from tideserve.server.payload import InferInputs
 from tideserve.server.shared_regions import RegionSlice
-from tideserve.server.wire import Absent, Buffer, header, varint
+from tideserve.server.wire import Absent, Buffer, header
 from tideserve.v1.arena import MIN_BYTES
 from tideserve.v1.replica_pb2 import ExchangeResponse, Lease, Tensor
+from tideserve.v1.varint import varint
 
 _DATA: Final = Tensor.DATA_FIELD_NUMBER
 _ARENA_OFFSET: Final = varint(Tensor.ARENA_OFFSET_FIELD_NUMBER << 3)

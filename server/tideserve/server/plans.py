@@ -28,8 +28,9 @@ from tideserve.server.parts import Parts
 from tideserve.server.payload import InferInputs, InferPlan, fill, fill_shared, read_inputs
 from tideserve.server.service.messages import parse
 from tideserve.server.shared_regions import RegionSlice, SharedRegions
-from tideserve.server.wire import Buffer, varint
+from tideserve.server.wire import Buffer
 from tideserve.v1.inference_pb2 import ModelInferRequest
+from tideserve.v1.varint import varint
 
 # Heads remembered: far more than the kinds of requests that clients send at a time.
 MAX_PLANS: Final = 1024

@@ -10,8 +10,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from tideserve.server.wire import varint
 from tideserve.v1.inference_pb2 import InferTensorContents
+from tideserve.v1.varint import varint
 
 # numpy's name of each datatype that InferTensorContents can carry, and the field it is in.
 TYPED_CONTENTS: Final[dict[str, tuple[str, str]]] = {
