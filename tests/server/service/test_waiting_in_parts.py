@@ -48,6 +48,7 @@ def post(world: World, call_id: int, row: bytes, cuts: int) -> bytes:
 # The plan of the first is made from what is joined; the second has one part, the third many.
 @pytest.mark.parametrize("cuts", [1, 7])
 def test_after_a_second_it_has_its_own_bytes(world: World, cuts: int) -> None:
+    replica = world.replica()
     post(world, 501, ROWS[0], 3)
     read = post(world, 502, ROWS[1], cuts)
     world.turn(after_s=OWN_AFTER_S / 2)
@@ -55,7 +56,6 @@ def test_after_a_second_it_has_its_own_bytes(world: World, cuts: int) -> None:
     world.turn(after_s=OWN_AFTER_S)
     late = sys.getrefcount(read)
     assert early > late == ALONE
-    replica = world.replica()
     exchange = replica.exchange()
     replica.exchange(echo(replica.lease(exchange)))
     for call_id, row in ((501, ROWS[0]), (502, ROWS[1])):
@@ -63,13 +63,13 @@ def test_after_a_second_it_has_its_own_bytes(world: World, cuts: int) -> None:
 
 
 def test_one_that_has_left_is_not_looked_for(world: World) -> None:
+    replica = world.replica()
     post(world, 501, ROWS[0], 3)
     read = post(world, 502, ROWS[1], 7)
     world.cancel(502)
     left = sys.getrefcount(read)
     assert left == ALONE
     world.turn(after_s=2 * OWN_AFTER_S)
-    replica = world.replica()
     exchange = replica.exchange()
     replica.exchange(echo(replica.lease(exchange)))
     assert world.answer(501, ModelInferResponse).raw_output_contents == [ROWS[0]]
