@@ -41,3 +41,11 @@ def test_less_than_half_of_what_was_read_is_copied(kept_bytes: int, is_copied: b
     assert [bytes(piece) for piece in first + second] == before
     assert isinstance(first[0], memoryview)  # of another read
     assert [isinstance(piece, bytes) for piece in (first[2], second[0])] == [is_copied] * 2
+
+
+@given(payload=st.binary(min_size=1, max_size=200), cuts=st.lists(st.integers(0, 200), max_size=9))
+def test_what_owns_its_bytes_has_no_view_and_is_the_same(payload: bytes, cuts: list[int]) -> None:
+    parts = parts_of(payload, cuts, views=True)
+    parts.own()
+    assert all(isinstance(piece, bytes) for piece in parts.pieces)
+    assert parts.to_bytes() == payload

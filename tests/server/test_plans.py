@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.server.pieces import parts_of
 from tests.server.samples import add_input, make_config, make_found, make_request, serve
-from tideserve.server.cuts import MAX_HEAD_BYTES, take_apart, take_parts_apart
+from tideserve.server.cuts import MAX_HEAD_BYTES, PARTS_FIELDS, take_apart, take_parts_apart
 from tideserve.server.errors import InvalidRequestError, NotFoundError, TideserveError
 from tideserve.server.models import ModelEntry, ModelTable
 from tideserve.server.parts import Parts
@@ -573,3 +573,11 @@ def test_many_contents_in_many_parts_take_the_time_of_their_bytes() -> None:
 
     assert cut is not None
     assert len(cut.raw) == 4_000
+
+
+def test_many_small_contents_are_joined_first() -> None:
+    """64 KiB of them took 25 times as long in their parts: 3.5 ms of the loop."""
+    for count, in_parts in ((PARTS_FIELDS - 2, True), (PARTS_FIELDS + 1, False)):
+        contents = [bytes((number % 251,)) for number in range(count)]
+        payload = ModelInferRequest(model_name="m", raw_input_contents=contents).SerializeToString()
+        assert (take_parts_apart(parts_of(payload, [9])) is not None) is in_parts

@@ -93,6 +93,7 @@ class Dispatcher:
         self._perform(self._scheduler.assign(now_s), now_s)
         if now_s >= self._next_tick_s:
             self._next_tick_s = now_s + TICK_S
+            self._services.inference.on_tick(now_s)
             self._perform(retire(self._models, self._scheduler, self._services.replicas), now_s)
             self._perform(self._services.control.on_tick(now_s), now_s)
             self._services.control.push(now_s)

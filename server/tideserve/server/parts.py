@@ -4,9 +4,13 @@ their batch."""
 from bisect import bisect_right
 from collections.abc import MutableSequence, Sequence
 from itertools import accumulate
-from typing import Any
+from typing import Any, Final
 
 from tideserve.server.wire import Buffer
+
+#: A request that has waited for so long lets go of what was read with it: most have left by then, and
+#: a copy of the others costs little beside their wait.
+OWN_AFTER_S: Final = 1.0
 
 
 class Parts:
@@ -34,6 +38,10 @@ class Parts:
             end = at + len(piece)
             target[at:end] = piece
             at = end
+
+    def own(self) -> None:
+        """Copies what it has views of, which keep all that was read with it."""
+        own(self.pieces)
 
     def cut(self, begin: int, end: int) -> list[Buffer]:
         """What lies there, without a copy; no more than there is."""
@@ -79,3 +87,10 @@ def let_go(whole: bytes, kept: Sequence[MutableSequence[Any]], most: int) -> Non
         return
     for pieces, at in places:
         pieces[at] = bytes(pieces[at])
+
+
+def own(pieces: MutableSequence[Any]) -> None:
+    """Each view becomes bytes of its own."""
+    for at, piece in enumerate(pieces):
+        if isinstance(piece, memoryview):
+            pieces[at] = bytes(piece)

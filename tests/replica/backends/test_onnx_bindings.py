@@ -1,5 +1,6 @@
 """A session's bindings, used again where tensors lie where they lay."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,15 @@ LARGE = onnx_bindings._SMALL_BYTES // 4  # columns of FP32
 
 
 class CountingSession:
-    """An InferenceSession, and how many bindings it made."""
+    """An InferenceSession, how many bindings it made, and how often it ran without."""
 
     def __init__(self, session: ort.InferenceSession) -> None:
         self._session = session
-        self.made = 0
+        self.made = self.unbound = 0
+
+    def run(self, names: list[str], feeds: dict[str, Array]) -> Any:
+        self.unbound += 1
+        return self._session.run(names, feeds)
 
     def io_binding(self) -> Any:
         self.made += 1
@@ -58,7 +63,7 @@ def test_small_inputs_may_lie_anywhere(twice: ort.InferenceSession) -> None:
     for value, array in enumerate(inputs):
         assert bindings.run({"IN": array}, {"OUT": output})
         assert (output == 2 * value).all()
-    assert session.made == 1
+    assert (session.made, session.unbound) == (1, 1)
 
 
 def test_large_inputs_are_read_where_they_lie(twice: ort.InferenceSession) -> None:
@@ -89,27 +94,55 @@ def test_whatever_lies_where_each_batch_gets_its_own(
         assert (output == 2 * value).all()
 
 
+def test_where_every_batch_has_another_shape_none_is_made(twice: ort.InferenceSession) -> None:
+    session = CountingSession(twice)
+    bindings = Bindings(session)
+    for columns in range(1, 20):
+        output = filled(0, columns)
+        assert bindings.run({"IN": filled(columns, columns)}, {"OUT": output})
+        assert (output == 2 * columns).all()
+    assert (session.made, session.unbound) == (0, 19)
+
+
+@pytest.mark.parametrize("limit", ["_MAX_BINDINGS", "_MAX_HELD_BYTES"])
 def test_they_are_made_anew_when_there_are_too_many(
-    twice: ort.InferenceSession, monkeypatch: pytest.MonkeyPatch
+    limit: str, twice: ort.InferenceSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(onnx_bindings, "_MAX_BINDINGS", 2)
+    monkeypatch.setattr(onnx_bindings, limit, 2 if limit == "_MAX_BINDINGS" else 4 * (1 + 2))
     session = CountingSession(twice)
     bindings = Bindings(session)
     output = [filled(0, columns) for columns in (1, 2, 3)]
-    for _ in range(2):
+    for _ in range(3):
         for columns in (1, 2, 3):
             assert bindings.run({"IN": filled(7, columns)}, {"OUT": output[columns - 1]})
             assert (output[columns - 1] == 14).all()
-    assert session.made == 6
+    assert (session.made, session.unbound) == (6, 3)
+
+
+def test_what_was_seen_is_forgotten_when_it_is_too_much(
+    twice: ort.InferenceSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_bindings, "_MAX_SEEN", 2)
+    session = CountingSession(twice)
+    bindings = Bindings(session)
+    output = [filled(0, columns) for columns in (1, 2, 3)]
+    for columns in (1, 2, 3, 1, 1):
+        assert bindings.run({"IN": filled(7, columns)}, {"OUT": output[columns - 1]})
+    assert (session.made, session.unbound) == (1, 4)
+
+
+def test_an_output_of_another_shape_is_not_taken_for_written(twice: ort.InferenceSession) -> None:
+    bindings = Bindings(twice)
+    assert not bindings.run({"IN": filled(1, 4)}, {"OUT": filled(0, 3)})
 
 
 def test_a_run_that_fails_leaves_none_behind(twice: ort.InferenceSession) -> None:
     session = CountingSession(twice)
     bindings = Bindings(session)
     with pytest.raises(Exception, match="OUT"):
-        bindings.run({"IN": filled(1, 4)}, {"OUT": filled(0, 3)})
-    output = filled(0, 4)
-    assert bindings.run({"IN": filled(1, 4)}, {"OUT": output})
+        bindings.run({"IN": filled(1, LARGE)}, {"OUT": filled(0, LARGE + 1)})
+    output = filled(0, LARGE)
+    assert bindings.run({"IN": filled(1, LARGE)}, {"OUT": output})
     assert (output == 2).all()
     assert session.made == 2
 
@@ -118,6 +151,9 @@ def test_a_run_that_fails_leaves_none_behind(twice: ort.InferenceSession) -> Non
     "array", [filled(1, 8)[:, ::2], np.array([["a"]], dtype=object), filled(1, 4).astype(">f4")]
 )
 def test_what_has_no_plain_bytes_is_refused(twice: ort.InferenceSession, array: Array) -> None:
-    """`np.array` makes small ones plain: those that are large, or outputs, are not."""
+    """Where it is to be bound, as what is seen a second time."""
+    bindings = Bindings(twice)
+    with suppress(Exception):
+        bindings.run({"IN": filled(1, 4)}, {"OUT": array})
     with pytest.raises(ValueError, match="expected a contiguous array of numbers"):
-        Bindings(twice).run({"IN": filled(1, 4)}, {"OUT": array})
+        bindings.run({"IN": filled(1, 4)}, {"OUT": array})

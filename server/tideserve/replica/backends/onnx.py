@@ -137,7 +137,8 @@ class OnnxBackend:
 
     def infer_into(self, inputs: Arrays, outputs: Arrays) -> bool:
         """On the CPU: a device's outputs come to memory of the runtime's own."""
-        if self._bf16 or self._on_gpu:
+        strings = any(array.dtype.kind == "O" for array in inputs.values())
+        if self._bf16 or self._on_gpu or strings:
             return False
         try:
             return self._bindings.run(inputs, outputs)

@@ -16,7 +16,11 @@ from tideserve.replica.backends import Array, Arrays
 # somewhere else.
 _SMALL_BYTES: Final = 16 * 1024
 # Then all are made anew: what they hold beside the small inputs is a few hundred bytes each.
-_MAX_BINDINGS: Final = 128
+_MAX_BINDINGS: Final = 256
+_MAX_HELD_BYTES: Final = 4 * 1024 * 1024
+# Places of small outputs that were seen once. A binding takes 46 us to make, a call without one 9:
+# where inputs have another shape each time, none is used again.
+_MAX_SEEN: Final = 1024
 
 # By tensor: name, address (None: wherever it lies), shape, type.
 _Key = tuple[tuple[str, int | None, tuple[int, ...], Any], ...]
@@ -35,6 +39,8 @@ class Bindings:
     def __init__(self, session: ort.InferenceSession) -> None:
         self._session = session
         self._bindings: dict[_Key, _Binding] = {}
+        self._held_bytes = 0
+        self._seen: set[_Key] = set()
 
     def run(self, inputs: Arrays, outputs: Arrays) -> bool:
         """Runs the model on contiguous arrays in the CPU's memory. False: not all of the outputs
@@ -49,6 +55,8 @@ class Bindings:
                 memory[...] = inputs[name]
             self._session.run_with_iobinding(bound.binding)
             return True
+        if self._is_new(key, outputs):
+            return self._run_unbound(inputs, outputs)
         bound = self._bind(inputs, outputs)
         self._session.run_with_iobinding(bound.binding)
         # An output that is also an input comes as that input, and nothing is written: so it is in
@@ -56,10 +64,34 @@ class Bindings:
         given = zip(outputs.values(), bound.binding.get_outputs(), strict=True)
         if not all(value.data_ptr() == _address(array) for array, value in given if array.size):
             return False
-        if len(self._bindings) >= _MAX_BINDINGS:
-            self._bindings.clear()
-        self._bindings[key] = bound
+        self._keep(key, bound)
         return True
+
+    def _is_new(self, key: _Key, outputs: Arrays) -> bool:
+        """Small outputs, which may be copied, where none were seen before."""
+        if sum([array.nbytes for array in outputs.values()]) >= _SMALL_BYTES or key in self._seen:
+            return False
+        if len(self._seen) >= _MAX_SEEN:
+            self._seen.clear()
+        self._seen.add(key)
+        return True
+
+    def _run_unbound(self, inputs: Arrays, outputs: Arrays) -> bool:
+        results = self._session.run(list(outputs), inputs)
+        for array, result in zip(outputs.values(), results, strict=True):
+            if result.shape != array.shape or result.dtype != array.dtype:
+                return False
+            array[...] = result
+        return True
+
+    def _keep(self, key: _Key, bound: _Binding) -> None:
+        held_bytes = sum([memory.nbytes for _, memory in bound.small])
+        is_full = self._held_bytes + held_bytes > _MAX_HELD_BYTES
+        if is_full or len(self._bindings) >= _MAX_BINDINGS:
+            self._bindings.clear()
+            self._held_bytes = 0
+        self._bindings[key] = bound
+        self._held_bytes += held_bytes
 
     def _bind(self, inputs: Arrays, outputs: Arrays) -> _Binding:
         """Raises for what `InferenceSession.run` takes: optional inputs, and initializers in their

@@ -20,6 +20,7 @@ from tests.server.front.native.test_hostile_clients import (
 from tideserve.server.front import Call, Event, StreamMessage
 from tideserve.server.front.native.connection import Connection
 from tideserve.server.front.native.messages import PARTS_BYTES
+from tideserve.server.parts import OWN_AFTER_S
 from tideserve.v1 import http2
 
 READ_BYTES = 256 * 1024
@@ -162,3 +163,22 @@ def test_what_is_left_when_others_end_holds_a_bounded_multiple(frame_bytes: int)
     connection.receive(http2.frame(http2.RST_STREAM, 0, 3, bytes(4)), 0.0)
     assert of.held_bytes == held_bytes
     assert taken_bytes() - before_bytes < WORST_SHARE * held_bytes + SLACK_BYTES
+
+
+@pytest.mark.usefixtures("traced")
+def test_a_request_that_takes_long_holds_what_came_of_it_and_no_more() -> None:
+    of = shared()
+    connection = connected(of)
+    opened(connection, range(1, 5, 2))
+    before_bytes, held_bytes = taken_bytes(), 0
+    rest = data(3, bytes(FRAME_BYTES))
+    for _ in range(15):
+        read = data(1, bytes(FRAME_BYTES)) + rest * (READ_BYTES // len(rest) - 1)
+        assert connection.receive(read, 0.0) == []
+        held_bytes += FRAME_BYTES
+    connection.receive(http2.frame(http2.RST_STREAM, 0, 3, bytes(4)), 0.0)
+    connection.calls.let_go_of_old(OWN_AFTER_S / 2)
+    assert taken_bytes() - before_bytes > 3 * held_bytes, "for a second they may"
+    connection.calls.let_go_of_old(OWN_AFTER_S)
+    assert of.held_bytes == held_bytes
+    assert taken_bytes() - before_bytes < 2 * held_bytes + SLACK_BYTES

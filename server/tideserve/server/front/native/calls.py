@@ -30,7 +30,7 @@ from tideserve.server.front.refusal import (
     reads_too_slowly,
     stream_backlog_is_full,
 )
-from tideserve.server.parts import Parts
+from tideserve.server.parts import OWN_AFTER_S, Parts, own
 from tideserve.v1 import http2
 from tideserve.v1.methods import Kind
 
@@ -182,6 +182,13 @@ class Calls:
                 why = request.why_too_slow(now_s, is_short=is_short, is_read=is_read)
                 if why is not None:
                     self._refuse(stream, why)
+
+    def let_go_of_old(self, now_s: float) -> None:
+        """Requests that have been coming for a while keep no more than what came of them."""
+        for stream in self._streams.values():
+            if stream.request is not None and now_s - stream.began_s >= OWN_AFTER_S:
+                for pieces in stream.request.kept():
+                    own(pieces)
 
     def on_lost(self) -> None:
         """The client is gone."""

@@ -329,6 +329,7 @@ class NativeFront:
             if is_pace_due:
                 is_read = bool(link.interest & select.EPOLLIN)
                 link.calls.refuse_slow(now_s, is_short=is_short, is_read=is_read)
+                link.calls.let_go_of_old(now_s)
                 self._events += link.connection.take_events()
                 if link.has_output:
                     self._dirty.add(link)
