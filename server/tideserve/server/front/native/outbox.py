@@ -17,8 +17,6 @@ Buffer = bytes | memoryview
 #: Taken from the streams before the socket takes it: what one turn can send, and more.
 AHEAD_BYTES: Final = 4 * 1024 * 1024
 _JOINED_BYTES: Final = 4096
-# Of a message in parts: whoever else sends on the connection waits behind a frame.
-_MAX_LARGE_FRAME: Final = 1024 * 1024
 _PREFIX_BYTES: Final = http2.MESSAGE_PREFIX.size
 # The head of a message's only frame, and gRPC's own.
 _WHOLE: Final = struct.Struct(">BHBBLBL")
@@ -69,7 +67,7 @@ class Outbox:
         self.waiting_bytes = 0
         self._window = http2.DEFAULT_WINDOW
         self._first_window = http2.DEFAULT_WINDOW
-        self._max_frame = self._max_large_frame = http2.DEFAULT_FRAME
+        self._max_frame = http2.DEFAULT_FRAME
         self._has_grown = False
         self._held: dict[int, Outgoing] = {}
         self.ended: list[int] = []
@@ -121,7 +119,7 @@ class Outbox:
             return False
         self._window -= size
         outgoing.window -= size
-        max_frame = self._max_large_frame
+        max_frame = self._max_frame
         pieces = self._pieces
         pieces.append(head)
         queued_bytes = len(head) + size + len(tail)
@@ -138,9 +136,7 @@ class Outbox:
                     pieces.append(
                         full
                         if room == max_frame
-                        else http2.HEAD.pack(
-                            room >> 16, room & 0xFFFF, http2.DATA, 0, outgoing.number
-                        )
+                        else http2.HEAD.pack(0, room, http2.DATA, 0, outgoing.number)
                     )
                     queued_bytes += http2.HEAD.size
                 stop = min(at + room, end)
@@ -236,7 +232,6 @@ class Outbox:
         """The client's setting for the largest frame it takes."""
         # Larger ones save nothing worth a third shape of `_WHOLE`.
         self._max_frame = min(size_bytes, 0xFFFF)
-        self._max_large_frame = min(size_bytes, _MAX_LARGE_FRAME)
 
     # --- to the socket --------------------------------------------------------------------
 
