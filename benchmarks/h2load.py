@@ -21,9 +21,6 @@ from benchmarks.wire import Target
 _SUCCEEDED: Final = re.compile(r"requests: (\d+) total, .* (\d+) succeeded, (\d+) failed")
 _DATA_BYTES: Final = re.compile(r"\((\d+)\) data")
 _TIMEOUT_S: Final = 300
-# As grpcio's clients say (1.85, in their SETTINGS): h2load's own default of 16 KiB makes a server cut
-# an answer of 600 KB into 37 frames.
-_MAX_FRAME_BYTES: Final = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +81,6 @@ def send(target: Target, requests: int, callers: Callers) -> Load:
             f"--clients={min(connections, requests)}",
             f"--max-concurrent-streams={1 if target.is_http1 else callers.streams}",
             "--threads=1",
-            f"--max-frame-size={_MAX_FRAME_BYTES}",
             f"--data={body}",
             f"--log-file={log}",
             *(f"--header={header}" for header in target.headers),
