@@ -27,7 +27,7 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-input -
 BENCH_PIP := -m pip install -qq --disable-pip-version-check --no-input
 
 # What runs compiled in the wheel; the tests in these run that, too.
-COMPILED_TESTS := tests/core tests/server tests/replica tests/sim
+COMPILED_TESTS := tests/core tests/proto tests/server tests/replica tests/sim
 
 WHEEL_SOURCES := $(sort $(shell find proto server autoscaler clients -name '*.py'))
 

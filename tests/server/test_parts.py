@@ -1,11 +1,13 @@
 """Messages in parts: what is read of them, and what they keep."""
 
+from collections import deque
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.server.pieces import parts_of
-from tideserve.server.parts import let_go
+from tideserve.server.parts import let_go, own
 from tideserve.server.wire import Buffer
 
 
@@ -43,9 +45,29 @@ def test_less_than_half_of_what_was_read_is_copied(kept_bytes: int, is_copied: b
     assert [isinstance(piece, bytes) for piece in (first[2], second[0])] == [is_copied] * 2
 
 
-@given(payload=st.binary(min_size=1, max_size=200), cuts=st.lists(st.integers(0, 200), max_size=9))
-def test_what_owns_its_bytes_has_no_view_and_is_the_same(payload: bytes, cuts: list[int]) -> None:
-    parts = parts_of(payload, cuts, views=True)
-    parts.own()
-    assert all(isinstance(piece, bytes) for piece in parts.pieces)
+@given(
+    payload=st.binary(min_size=1, max_size=200),
+    cuts=st.lists(st.integers(0, 200), max_size=9),
+    beside_bytes=st.integers(0, 300),
+)
+def test_what_is_less_than_half_of_what_was_read_becomes_its_own(
+    payload: bytes, cuts: list[int], beside_bytes: int
+) -> None:
+    whole = payload + bytes(beside_bytes)
+    parts = parts_of(payload, cuts)
+    for at, piece in enumerate(parts.pieces):
+        begin = sum(map(len, parts.pieces[:at]))
+        parts.pieces[at] = memoryview(whole)[begin : begin + len(piece)]
+    copied_bytes = parts.own()
+    is_little = len(payload) < beside_bytes
+    assert copied_bytes == (len(payload) if is_little else 0)
+    assert all(isinstance(piece, bytes) == is_little for piece in parts.pieces)
     assert parts.to_bytes() == payload
+
+
+def test_a_deque_is_as_good() -> None:
+    view = memoryview(bytes(range(100)))
+    pieces = deque([view[:10], b"own", view[20:30]])
+    assert own(pieces) == 20
+    assert list(pieces) == [bytes(range(10)), b"own", bytes(range(20, 30))]
+    assert not any(isinstance(piece, memoryview) for piece in pieces)

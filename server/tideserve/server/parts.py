@@ -11,6 +11,8 @@ from tideserve.server.wire import Buffer
 #: A request that has waited for so long lets go of what was read with it: most have left by then, and
 #: a copy of the others costs little beside their wait.
 OWN_AFTER_S: Final = 1.0
+#: Copied so at a time, within 10 ms; it is looked for again soon.
+OWN_BYTES: Final = 64 * 1024 * 1024
 
 
 class Parts:
@@ -39,9 +41,9 @@ class Parts:
             target[at:end] = piece
             at = end
 
-    def own(self) -> None:
-        """Copies what it has views of, which keep all that was read with it."""
-        own(self.pieces)
+    def own(self) -> int:
+        """As the function, of its pieces."""
+        return own(self.pieces)
 
     def cut(self, begin: int, end: int) -> list[Buffer]:
         """What lies there, without a copy; no more than there is."""
@@ -89,8 +91,24 @@ def let_go(whole: bytes, kept: Sequence[MutableSequence[Any]], most: int) -> Non
         pieces[at] = bytes(pieces[at])
 
 
-def own(pieces: MutableSequence[Any]) -> None:
-    """Each view becomes bytes of its own."""
-    for at, piece in enumerate(pieces):
+def own(pieces: MutableSequence[Any]) -> int:
+    """Views that have less than half of what was read with them become bytes of their own; how many
+    bytes were copied."""
+    held: dict[int, int] = {}  # bytes by what was read with them
+    for piece in pieces:
         if isinstance(piece, memoryview):
-            pieces[at] = bytes(piece)
+            whole = id(piece.obj)
+            held[whole] = held.get(whole, 0) + len(piece)
+    copied_bytes = 0
+    owned: list[Any] = []
+    for piece in pieces:
+        if isinstance(piece, memoryview) and 2 * held[id(piece.obj)] < len(piece.obj):  # type: ignore[arg-type]
+            copied_bytes += len(piece)
+            owned.append(bytes(piece))
+        else:
+            owned.append(piece)
+    if copied_bytes:
+        # Not one by one: in the middle of a deque that is a walk each time.
+        pieces.clear()
+        pieces.extend(owned)
+    return copied_bytes

@@ -73,3 +73,14 @@ def test_one_that_has_left_is_not_looked_for(world: World) -> None:
     exchange = replica.exchange()
     replica.exchange(echo(replica.lease(exchange)))
     assert world.answer(501, ModelInferResponse).raw_output_contents == [ROWS[0]]
+
+
+def test_no_more_is_copied_in_a_tick_than_it_may(world: World) -> None:
+    world.replica()
+    post(world, 501, ROWS[0], 3)
+    reads = [post(world, call_id, ROWS[1], 7) for call_id in (502, 503, 504)]
+    inference = world.services.inference
+    for left in (3, 3, 2, 1, 0):  # the first is the one that was joined for its plan
+        kept = [sys.getrefcount(read) > ALONE + 1 for read in reads]  # and the list's
+        assert kept == [False] * (3 - left) + [True] * left
+        inference.on_tick(world.now_s + OWN_AFTER_S, 1)

@@ -28,13 +28,13 @@ from tideserve.server.errors import (
 )
 from tideserve.server.front import Call, Front, StreamMessage
 from tideserve.server.models import ModelEntry, ModelTable
-from tideserve.server.parts import OWN_AFTER_S, Parts
+from tideserve.server.parts import OWN_AFTER_S, OWN_BYTES, Parts, own
 from tideserve.server.payload import Content, InferInputs
 from tideserve.server.plans import PlanCache
 from tideserve.server.service.messages import parse, sentence_of, status_of
 from tideserve.server.service.streams import Streams, StreamSlot
 from tideserve.server.shared_regions import SharedRegions
-from tideserve.server.wire import embedded
+from tideserve.server.wire import Buffer, embedded
 from tideserve.v1.inference_pb2 import ModelInferRequest, ModelStreamInferResponse
 from tideserve.v1.metadata import STREAM_STATUS_PARAMETER
 
@@ -42,8 +42,6 @@ from tideserve.v1.metadata import STREAM_STATUS_PARAMETER
 # connection then share system calls (of 52 us of CPU a request that is 4). Larger ones leave while
 # they are in the cache.
 SMALL_ANSWER_BYTES: Final = 16_384
-# Of requests in parts that are copied in a tick, which comes 20 times a second.
-_OWN_BYTES: Final = 64 * 1024 * 1024
 # A front's clock for a call began earlier than ours.
 DEADLINE_SLACK_S: Final = 0.02
 
@@ -158,16 +156,16 @@ class InferenceService:
             actions += self._cancel(request, now_s)
         return actions
 
-    def on_tick(self, now_s: float) -> None:
-        """Requests in parts that have waited let go of what was read with them, some megabytes at
-        a time."""
-        waiting, owned_bytes = self._in_parts, 0
-        while waiting and now_s - waiting[0][0] >= OWN_AFTER_S and owned_bytes < _OWN_BYTES:
+    def on_tick(self, now_s: float, most_bytes: int = OWN_BYTES) -> None:
+        """Requests in parts that have waited let go of what was read with them; after `most_bytes`
+        the others are left to the next tick."""
+        waiting, copied_bytes = self._in_parts, 0
+        while waiting and now_s - waiting[0][0] >= OWN_AFTER_S and copied_bytes < most_bytes:
             _, call_id = waiting.popleft()
             request = self._unary.get(call_id)
             if request is not None:
                 request.inputs = _owned(request.inputs)
-                owned_bytes += request.inputs.payload_bytes
+                copied_bytes += request.inputs.payload_bytes
 
     # --- the core's word ------------------------------------------------------------------
 
@@ -337,7 +335,13 @@ def _owned(inputs: InferInputs) -> InferInputs:
     for content in inputs.data:
         if isinstance(content, Parts):
             content.own()
-        data.append(bytes(content) if isinstance(content, memoryview) else content)
+            data.append(content)
+        elif isinstance(content, memoryview):
+            pieces: list[Buffer] = [content]
+            own(pieces)
+            data += pieces
+        else:
+            data.append(content)
     return inputs._replace(data=tuple(data))
 
 

@@ -31,6 +31,7 @@ from tideserve.server.front.native import link as link_module
 from tideserve.server.front.native import listener, unsupported
 from tideserve.server.front.native.front import NativeFront, poll
 from tideserve.server.front.native.inflation import Inflation
+from tideserve.server.parts import OWN_AFTER_S
 from tideserve.v1 import http2
 
 WAIT_S = 20.0
@@ -502,3 +503,31 @@ def test_a_busy_front_takes_calls_and_wakes(make: Make) -> None:
         front.wake()
         assert front.recv(8, WAIT_S) == []
         client.echo(3)
+
+
+def test_a_request_that_takes_long_lets_go_of_what_was_read_with_it(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    front = make()
+    real, later_s = time.monotonic, [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: real() + later_s[0])
+
+    def viewed_bytes() -> int:
+        streams = [it for link in front._links.values() for it in link.calls._streams.values()]
+        kept = [it for stream in streams if stream.request for it in stream.request.kept()]
+        pieces = [piece for pieces in kept for piece in pieces]
+        return sum(len(piece) for piece in pieces if isinstance(piece, memoryview))
+
+    with Client(front) as client:
+        prefix = http2.MESSAGE_PREFIX.pack(0, 1_000_000)
+        for stream in (1, 3):
+            whole = request(stream, UNARY, prefix)
+            head = whole[: -len(prefix) - http2.HEAD.size]
+            client.socket.sendall(head + http2.frame(http2.DATA, 0, stream, prefix))
+        sent = [http2.frame(http2.DATA, 0, stream, bytes(14_000)) for stream in (1, 3, 3, 3)]
+        client.socket.sendall(b"".join(sent))
+        client.until(lambda: viewed_bytes() == 4 * 14_000)
+        client.socket.sendall(http2.frame(http2.RST_STREAM, 0, 3, bytes(4)))
+        client.until(lambda: viewed_bytes() == 14_000)
+        later_s[0] = 2 * OWN_AFTER_S
+        client.until(lambda: not viewed_bytes())

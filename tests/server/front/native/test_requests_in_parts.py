@@ -20,7 +20,7 @@ from tests.server.front.native.test_hostile_clients import (
 from tideserve.server.front import Call, Event, StreamMessage
 from tideserve.server.front.native.connection import Connection
 from tideserve.server.front.native.messages import PARTS_BYTES
-from tideserve.server.parts import OWN_AFTER_S
+from tideserve.server.parts import OWN_AFTER_S, OWN_BYTES
 from tideserve.v1 import http2
 
 READ_BYTES = 256 * 1024
@@ -177,8 +177,20 @@ def test_a_request_that_takes_long_holds_what_came_of_it_and_no_more() -> None:
         assert connection.receive(read, 0.0) == []
         held_bytes += FRAME_BYTES
     connection.receive(http2.frame(http2.RST_STREAM, 0, 3, bytes(4)), 0.0)
-    connection.calls.let_go_of_old(OWN_AFTER_S / 2)
+    assert connection.calls.let_go_of_old(OWN_AFTER_S / 2, OWN_BYTES) == 0
     assert taken_bytes() - before_bytes > 3 * held_bytes, "for a second they may"
-    connection.calls.let_go_of_old(OWN_AFTER_S)
+    assert connection.calls.let_go_of_old(OWN_AFTER_S, OWN_BYTES) == held_bytes
     assert of.held_bytes == held_bytes
     assert taken_bytes() - before_bytes < 2 * held_bytes + SLACK_BYTES
+
+
+def test_no_more_is_copied_at_a_time_than_it_may() -> None:
+    of = shared()
+    connection = connected(of)
+    opened(connection, range(1, 7, 2))
+    for _ in range(3):
+        connection.receive(b"".join(data(stream, bytes(20_000)) for stream in (1, 3, 5)), 0.0)
+    assert connection.calls.let_go_of_old(OWN_AFTER_S, 0) == 0
+    assert connection.calls.let_go_of_old(OWN_AFTER_S, 1) == 60_000
+    assert connection.calls.let_go_of_old(OWN_AFTER_S, 60_001) == 120_000
+    assert connection.calls.let_go_of_old(OWN_AFTER_S, 1) == 0

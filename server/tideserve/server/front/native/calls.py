@@ -183,12 +183,16 @@ class Calls:
                 if why is not None:
                     self._refuse(stream, why)
 
-    def let_go_of_old(self, now_s: float) -> None:
-        """Requests that have been coming for a while keep no more than what came of them."""
+    def let_go_of_old(self, now_s: float, most_bytes: int) -> int:
+        """Requests that have been coming for a while keep little more than what came of them; how many
+        bytes were copied for it. It stops after `most_bytes`: the others are left for later."""
+        copied_bytes = 0
         for stream in self._streams.values():
+            if copied_bytes >= most_bytes:
+                break
             if stream.request is not None and now_s - stream.began_s >= OWN_AFTER_S:
-                for pieces in stream.request.kept():
-                    own(pieces)
+                copied_bytes += sum([own(pieces) for pieces in stream.request.kept()])
+        return copied_bytes
 
     def on_lost(self) -> None:
         """The client is gone."""

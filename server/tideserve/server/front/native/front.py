@@ -21,6 +21,7 @@ from tideserve.server.front.refusal import (
     answer_too_large,
     server_has_stopped,
 )
+from tideserve.server.parts import OWN_BYTES
 from tideserve.v1 import http2
 from tideserve.v1.methods import Kind
 
@@ -325,11 +326,12 @@ class NativeFront:
         is_pace_due = now_s >= self._next_pace_s
         if is_pace_due:
             self._next_pace_s = now_s + LOOK_S
+        own_bytes = OWN_BYTES
         for link in list(self._links.values()):
             if is_pace_due:
                 is_read = bool(link.interest & select.EPOLLIN)
                 link.calls.refuse_slow(now_s, is_short=is_short, is_read=is_read)
-                link.calls.let_go_of_old(now_s)
+                own_bytes -= link.calls.let_go_of_old(now_s, own_bytes)
                 self._events += link.connection.take_events()
                 if link.has_output:
                     self._dirty.add(link)
