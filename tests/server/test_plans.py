@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.server.pieces import parts_of
 from tests.server.samples import add_input, make_config, make_found, make_request, serve
-from tideserve.server.cuts import MAX_HEAD_BYTES, PARTS_FIELDS, take_apart, take_parts_apart
+from tideserve.server.cuts import MAX_HEAD_BYTES, PARTS_FIELDS, take_apart
 from tideserve.server.errors import InvalidRequestError, NotFoundError, TideserveError
 from tideserve.server.models import ModelEntry, ModelTable
 from tideserve.server.parts import Parts
@@ -529,7 +529,7 @@ def test_parts_of_reordered_fields_mean_what_protobuf_says(
 def test_parts_of_garbage_are_cut_as_the_whole_is_or_not_at_all(
     payload: bytes, cuts: list[int]
 ) -> None:
-    whole, cut = take_apart(payload), take_parts_apart(parts_of(payload, cuts))
+    whole, cut = take_apart(payload), take_apart(parts_of(payload, cuts))
     if cut is None:
         return
     assert whole is not None
@@ -542,7 +542,7 @@ def test_large_contents_stay_in_their_parts() -> None:
     contents = [bytes(range(256)) * 400, bytes(10), b"\7" * 50_000]
     payload = ModelInferRequest(model_name="m", raw_input_contents=contents).SerializeToString()
     parts = parts_of(payload, list(range(0, len(payload), 16_384)))
-    cut = take_parts_apart(parts)
+    cut = take_apart(parts)
 
     assert cut is not None
     assert [_bytes(raw) for raw in cut.raw] == contents
@@ -569,7 +569,7 @@ def test_many_contents_in_many_parts_take_the_time_of_their_bytes() -> None:
     """To look for each from the beginning on took as long as both numbers multiplied."""
     request = ModelInferRequest(raw_input_contents=[bytes(5_000)] * 4_000)
     payload = request.SerializeToString()
-    cut = take_parts_apart(parts_of(payload, list(range(0, len(payload), 4096))))
+    cut = take_apart(parts_of(payload, list(range(0, len(payload), 4096))))
 
     assert cut is not None
     assert len(cut.raw) == 4_000
@@ -580,4 +580,4 @@ def test_many_small_contents_are_joined_first() -> None:
     for count, in_parts in ((PARTS_FIELDS - 2, True), (PARTS_FIELDS + 1, False)):
         contents = [bytes((number % 251,)) for number in range(count)]
         payload = ModelInferRequest(model_name="m", raw_input_contents=contents).SerializeToString()
-        assert (take_parts_apart(parts_of(payload, [9])) is not None) is in_parts
+        assert (take_apart(parts_of(payload, [9])) is not None) is in_parts

@@ -50,75 +50,31 @@ class Cut(NamedTuple):
     raw: list[Buffer | Parts]
 
 
-def take_apart(payload: bytes) -> Cut | None:
+def take_apart(message: bytes | Parts) -> Cut | None:
     """Cuts a request whose raw contents come last, as protobuf libraries write it; None for
-    bytes that are laid out in another way, or are no request."""
-    at = 0
-    end = len(payload)
-    id_begin = id_end = 0
-    request_id = ""
-    raw_begin = 0
-    raw: list[Buffer | Parts] = []
-    view: memoryview | None = None
-    try:
-        for _ in range(MAX_FIELDS):
-            if at >= end:
-                break
-            begin = at
-            tag = payload[at]
-            length = payload[at + 1]
-            at += 2
-            if length & 0x80:
-                length, at = _rest_of_length(payload, at, length & 0x7F)
-            stop = at + length
-            if stop > end:
-                return None
-            if tag == RAW_TAG:
-                if not raw:
-                    raw_begin = begin
-                if length <= COPY_BYTES:
-                    raw.append(payload[at:stop])
-                else:
-                    view = view or memoryview(payload)
-                    raw.append(view[at:stop])
-            elif raw or (tag not in _HEAD_TAGS and (tag != _ID_TAG or id_end)):
-                return None
-            elif tag == _ID_TAG:
-                request_id = payload[at:stop].decode()
-                id_begin, id_end = begin, stop
-            at = stop
-        else:
-            return None
-    except (IndexError, UnicodeDecodeError):
-        return None
-    if not raw:
-        raw_begin = end
-    return Cut(payload[:id_begin] + payload[id_end:raw_begin], request_id, raw)
+    bytes that are laid out in another way, or are no request.
 
-
-def take_parts_apart(message: Parts) -> Cut | None:
-    """As `take_apart`; None also where the head is so long that nobody remembers it, or the fields
-    are so many that to join the parts costs less. Contents are left in the parts they came in."""
+    Of one in parts contents are left in the parts they came in; None also where its head is so long
+    that nobody remembers it, or its fields are so many that to join the parts costs less."""
     end = len(message)
-    window, base = message.read(0, min(end, _WINDOW_BYTES)), 0  # a place in it is one less `base`
-    at = id_begin = id_end = 0
+    window, fields = _first_window(message)
+    at = base = id_begin = id_end = 0  # a place in the window is one less `base`
     request_id = ""
     head: bytes | None = None
     raw: list[Buffer | Parts] = []
     try:
-        for _ in range(min(MAX_FIELDS, PARTS_FIELDS + end // _FIELD_SHARE_BYTES)):
+        for _ in range(fields):
             if at >= end:
                 break
             if at + _FIELD_BYTES > base + len(window) < end:
                 if head is None:
                     return None
+                assert isinstance(message, Parts), "bytes are all in the window"
                 base = at
                 window = message.read(at, min(end, at + _FIELD_BYTES))
             begin = at - base
             tag = window[begin]
-            length, inner = window[begin + 1], begin + 2
-            if length & 0x80:
-                length, inner = _rest_of_length(window, inner, length & 0x7F)
+            length, inner = _length(window, begin + 1)
             at = base + inner
             stop = at + length
             if stop > end:
@@ -139,21 +95,40 @@ def take_parts_apart(message: Parts) -> Cut | None:
             return None
     except (IndexError, UnicodeDecodeError):
         return None
-    return None if head is None else Cut(head, request_id, raw)
+    if head is None:  # no raw contents: it was all in the window
+        head = window[:id_begin] + window[id_end:]
+    return Cut(head, request_id, raw)
 
 
-def _content(message: Parts, begin: int, end: int) -> Buffer | Parts:
-    if end - begin <= COPY_BYTES:
+def _first_window(message: bytes | Parts) -> tuple[bytes, int]:
+    """What its head is read from, and how many fields it may have."""
+    if isinstance(message, bytes):
+        return message, MAX_FIELDS
+    end = len(message)
+    fields = min(MAX_FIELDS, PARTS_FIELDS + end // _FIELD_SHARE_BYTES)
+    return message.read(0, min(end, _WINDOW_BYTES)), fields
+
+
+def _content(message: bytes | Parts, begin: int, end: int) -> Buffer | Parts:
+    is_small = end - begin <= COPY_BYTES
+    if isinstance(message, bytes):
+        return message[begin:end] if is_small else memoryview(message)[begin:end]
+    if is_small:
         return message.read(begin, end)
     pieces = message.cut(begin, end)
     return pieces[0] if len(pieces) == 1 else Parts(pieces, end - begin)
 
 
-def _rest_of_length(payload: bytes, at: int, length: int) -> tuple[int, int]:
-    """A length of several bytes, of which the first is read: (length, where it ends). No
-    message is so long that its length takes more than five."""
+def _length(window: bytes, at: int) -> tuple[int, int]:
+    """A length, and where it ends. No message is so long that its length takes more than five
+    bytes."""
+    length = window[at]
+    at += 1
+    if length < 0x80:
+        return length, at
+    length &= 0x7F
     for shift in range(7, _MAX_LENGTH_SHIFT, 7):
-        more = payload[at]
+        more = window[at]
         at += 1
         length |= (more & 0x7F) << shift
         if more < 0x80:

@@ -92,13 +92,10 @@ def encode_lease(
         if offsets is None:
             head += header(_DATA, size)
             pieces.append(header(_INPUTS, len(head) + size) + head)
-            for piece in data:
-                if isinstance(piece, (bytes, memoryview)):
-                    pieces.append(piece)
-                elif isinstance(piece, Parts):
-                    pieces += piece.pieces
-                else:
-                    pieces.append(piece.to_bytes())
+            pieces += [
+                piece if isinstance(piece, (bytes, memoryview)) else piece.to_bytes()
+                for piece in data
+            ]
         else:
             head += _ARENA_OFFSET + varint(offsets[at]) + _ARENA_BYTES + varint(size)
             pieces.append(header(_INPUTS, len(head)) + head)
@@ -128,6 +125,8 @@ def _joined(
         own = request.data[at]
         if isinstance(own, RegionSlice):
             data.append(_InRegion(own, number, unreadable))
+        elif isinstance(own, Parts):
+            data += own.pieces
         else:
             data.append(own)
     return data

@@ -17,7 +17,7 @@ OWN_BYTES: Final = 64 * 1024 * 1024
 
 class Parts:
     """Owns `pieces`, in order, `size_bytes` of them in all; each is bytes of its own or a view of
-    what was read with it. An `Absent` to whoever gathers a batch."""
+    what was read with it."""
 
     __slots__ = ("_ends", "pieces", "size_bytes")
 
@@ -32,14 +32,6 @@ class Parts:
     def to_bytes(self) -> bytes:
         """All of it, for whoever needs it in one piece."""
         return b"".join(self.pieces)
-
-    def write_to(self, target: memoryview) -> None:
-        """All of it, into as much room."""
-        at = 0
-        for piece in self.pieces:
-            end = at + len(piece)
-            target[at:end] = piece
-            at = end
 
     def own(self) -> int:
         """As the function, of its pieces."""

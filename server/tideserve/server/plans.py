@@ -20,7 +20,6 @@ from tideserve.server.cuts import (
     RAW_TAG,
     Cut,
     take_apart,
-    take_parts_apart,
 )
 from tideserve.server.errors import InvalidRequestError, MessageTooLargeError, TideserveError
 from tideserve.server.models import ModelEntry, ModelTable
@@ -93,7 +92,7 @@ class PlanCache:
             self._shared_plans.clear()
             self._layouts.clear()
         if isinstance(payload, Parts):
-            cut = take_parts_apart(payload)
+            cut = take_apart(payload)
             if cut is not None:
                 return self._read_cut(cut, payload)
             payload = payload.to_bytes()

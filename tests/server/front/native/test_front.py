@@ -531,3 +531,4 @@ def test_a_request_that_takes_long_lets_go_of_what_was_read_with_it(
         client.until(lambda: viewed_bytes() == 14_000)
         later_s[0] = 2 * OWN_AFTER_S
         client.until(lambda: not viewed_bytes())
+    assert not client.is_closed

@@ -109,6 +109,19 @@ def opened(connection: Connection, streams: range) -> None:
         connection.receive(headers(stream) + data(stream, prefix), 0.0)
 
 
+def left_alone(connection: Connection, frame_bytes: int) -> tuple[int, int]:
+    """One stream has so much of each read, and the other that had the rest is cancelled: bytes
+    taken before, and bytes of the one."""
+    opened(connection, range(1, 5, 2))
+    before_bytes = taken_bytes()
+    rest = data(3, bytes(FRAME_BYTES))
+    for _ in range(15):
+        read = data(1, bytes(frame_bytes)) + rest * ((READ_BYTES - frame_bytes) // len(rest))
+        assert connection.receive(read, 0.0) == []
+    connection.receive(http2.frame(http2.RST_STREAM, 0, 3, bytes(4)), 0.0)
+    return before_bytes, 15 * frame_bytes
+
+
 @pytest.mark.usefixtures("traced")
 @pytest.mark.parametrize("frame_bytes", [4_500, FRAME_BYTES, READ_BYTES // 3])
 def test_a_little_of_each_read_holds_no_more_than_that(frame_bytes: int) -> None:
@@ -153,14 +166,7 @@ def test_what_is_left_when_others_end_holds_a_bounded_multiple(frame_bytes: int)
     """One stream's part of each read, after all others that shared them were cancelled."""
     of = shared()
     connection = connected(of)
-    opened(connection, range(1, 5, 2))
-    before_bytes, held_bytes = taken_bytes(), 0
-    rest = data(3, bytes(FRAME_BYTES))
-    for _ in range(15):
-        read = data(1, bytes(frame_bytes)) + rest * ((READ_BYTES - frame_bytes) // len(rest))
-        assert connection.receive(read, 0.0) == []
-        held_bytes += frame_bytes
-    connection.receive(http2.frame(http2.RST_STREAM, 0, 3, bytes(4)), 0.0)
+    before_bytes, held_bytes = left_alone(connection, frame_bytes)
     assert of.held_bytes == held_bytes
     assert taken_bytes() - before_bytes < WORST_SHARE * held_bytes + SLACK_BYTES
 
@@ -169,14 +175,7 @@ def test_what_is_left_when_others_end_holds_a_bounded_multiple(frame_bytes: int)
 def test_a_request_that_takes_long_holds_what_came_of_it_and_no_more() -> None:
     of = shared()
     connection = connected(of)
-    opened(connection, range(1, 5, 2))
-    before_bytes, held_bytes = taken_bytes(), 0
-    rest = data(3, bytes(FRAME_BYTES))
-    for _ in range(15):
-        read = data(1, bytes(FRAME_BYTES)) + rest * (READ_BYTES // len(rest) - 1)
-        assert connection.receive(read, 0.0) == []
-        held_bytes += FRAME_BYTES
-    connection.receive(http2.frame(http2.RST_STREAM, 0, 3, bytes(4)), 0.0)
+    before_bytes, held_bytes = left_alone(connection, FRAME_BYTES)
     assert connection.calls.let_go_of_old(OWN_AFTER_S / 2, OWN_BYTES) == 0
     assert taken_bytes() - before_bytes > 3 * held_bytes, "for a second they may"
     assert connection.calls.let_go_of_old(OWN_AFTER_S, OWN_BYTES) == held_bytes
