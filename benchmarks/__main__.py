@@ -147,7 +147,7 @@ def entry(workload: Workload, options: argparse.Namespace) -> Entry:
                 peers.append((kind(setup, FOLDER), groups))
                 instances.add(setup.instances)
     # It shows what a call costs; beside a model that computes that says nothing.
-    if "grpcio" in options.peers and workload.exact:
+    if "grpcio" in options.peers and workload.echoes:
         peers.append((GrpcioEcho(FOLDER), callers))
     bare = sorted(instances or {1}) if "ort" in options.peers else []
     return Entry(workload, peers, bare)

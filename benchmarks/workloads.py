@@ -11,7 +11,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from benchmarks.errors import WrongAnswerError
-from benchmarks.models import convolutional, sentence, tensor_600k
+from benchmarks.models import convolutional, intake_600k, sentence, tensor_600k
 from benchmarks.models.repository import model_file
 from examples.train.split import split
 from tideserve.v1.inference_pb2 import ModelInferRequest, ModelInferResponse
@@ -68,6 +68,11 @@ class Workload:
     @property
     def input_bytes(self) -> int:
         return sum(tensor.row_bytes for tensor in self.inputs)
+
+    @property
+    def echoes(self) -> bool:
+        """The right answer is what was asked."""
+        return self.exact and self.output.row_bytes == self.input_bytes
 
     def request(self, feed: Feed) -> bytes:
         """The serialized ModelInferRequest, with raw contents."""
@@ -146,6 +151,10 @@ def _same(feed: Feed) -> Rows:
     return values
 
 
+def _first(count: int, feed: Feed) -> Rows:
+    return np.ascontiguousarray(_same(feed)[:, :count])
+
+
 @cache
 def _held_out_images() -> Rows:
     return split().held_out.images
@@ -166,14 +175,18 @@ def _random_sentence(random: np.random.Generator) -> Feed:
     return {"input_ids": ids, "attention_mask": (ids != 0).astype(np.int64)}
 
 
-def _identity(model: str, values: int, max_batch_rows: int) -> Workload:
+def _identity(
+    model: str, values: int, max_batch_rows: int, answered: int | None = None
+) -> Workload:
+    """It answers with what it was asked, or with the first values of that, `answered` of them."""
     source = Tensor("IN", "FP32", (values,))
+    answered = answered or values
     return Workload(
         model=model,
         inputs=(source,),
-        output=Tensor("OUT", "FP32", (values,)),
+        output=Tensor("OUT", "FP32", (answered,)),
         random_feed=partial(_random_values, source),
-        answer=_same,
+        answer=partial(_first, answered),
         exact=True,
         has_classes=False,
         computes=False,
@@ -185,6 +198,7 @@ def _identity(model: str, values: int, max_batch_rows: int) -> Workload:
 _IMAGE: Final = Tensor("image", "FP32", (3, convolutional.SIDE, convolutional.SIDE))
 IDENTITY: Final = _identity("identity", 16, 64)
 TENSOR_600K: Final = _identity("tensor_600k", tensor_600k.VALUES, 8)
+INTAKE_600K: Final = _identity("intake_600k", intake_600k.VALUES, 8, intake_600k.ANSWERED)
 DIGITS: Final = Workload(
     model="digits_onnx",
     inputs=(Tensor("image", "FP32", (1, 8, 8)),),
@@ -227,5 +241,5 @@ SENTENCE: Final = Workload(
 )
 WORKLOADS: Final = {
     workload.model: workload
-    for workload in (IDENTITY, TENSOR_600K, CONVOLUTIONAL, SENTENCE, DIGITS)
+    for workload in (IDENTITY, TENSOR_600K, INTAKE_600K, CONVOLUTIONAL, SENTENCE, DIGITS)
 }

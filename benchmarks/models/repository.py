@@ -5,13 +5,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-from benchmarks.models import convolutional, sentence, tensor_600k
+from benchmarks.models import convolutional, intake_600k, sentence, tensor_600k
 
 _ROOT: Final = Path(__file__).resolve().parents[2]
 EXAMPLES: Final = _ROOT / "examples" / "models"
 WRITTEN: Final = _ROOT / ".cache" / "bench-models"
 _WRITERS: Final[Mapping[str, Callable[[Path], None]]] = {
     "tensor_600k": tensor_600k.write,
+    "intake_600k": intake_600k.write,
     "convolutional": convolutional.write,
     "sentence": sentence.write,
 }

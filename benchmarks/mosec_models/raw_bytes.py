@@ -1,8 +1,9 @@
 """Run by mosec's own interpreter, so it imports nothing of ours: a worker that answers raw bytes
 with raw bytes, in dynamic batches. mosec reads the command line; the model is in the environment:
 
-BENCH_INSTANCES, BENCH_MAX_BATCH_ROWS, BENCH_WAIT_MS (0: no batching), and, where ONNX Runtime is
-to compute, BENCH_MODEL_FILE, BENCH_INPUTS (JSON: [name, numpy dtype, dims] each), BENCH_OUTPUT.
+BENCH_INSTANCES, BENCH_MAX_BATCH_ROWS, BENCH_WAIT_MS (0: no batching), BENCH_ANSWER_BYTES, and,
+where ONNX Runtime is to compute, BENCH_MODEL_FILE, BENCH_INPUTS (JSON: [name, numpy dtype, dims]
+each), BENCH_OUTPUT.
 """
 
 import json
@@ -16,7 +17,9 @@ BATCHES = int(os.environ["BENCH_WAIT_MS"]) > 0
 
 
 class Same(Worker):  # type: ignore[misc]  # mosec is not in the environment of the checks
-    """Answers with what it was asked."""
+    """Answers with what it was asked, or with as many bytes of it as there are to be."""
+
+    answered = int(os.environ["BENCH_ANSWER_BYTES"])
 
     def deserialize(self, data: bytes) -> Any:
         return np.frombuffer(data, np.float32)
@@ -25,7 +28,8 @@ class Same(Worker):  # type: ignore[misc]  # mosec is not in the environment of 
         return data.tobytes()
 
     def forward(self, data: Any) -> Any:
-        return data
+        count = self.answered // np.dtype(np.float32).itemsize
+        return [row[:count] for row in data] if BATCHES else data[:count]
 
 
 class Computed(Worker):  # type: ignore[misc]

@@ -53,6 +53,7 @@ class Mosec:
             "BENCH_INSTANCES": str(self._setup.instances),
             "BENCH_MAX_BATCH_ROWS": str(workload.max_batch_rows),
             "BENCH_WAIT_MS": str(self._wait_ms),
+            "BENCH_ANSWER_BYTES": str(workload.output.row_bytes),
         }
         if not workload.exact:
             environment |= {
