@@ -158,15 +158,16 @@ class Arena:
     def _write(self, at: int, pieces: Sequence[Buffer | Absent]) -> None:
         memory = self._memory
         memory.seek(at)
+        write = memory.write
         for piece in pieces:
-            if isinstance(piece, (bytes, memoryview)):
-                # A slice of the view for each takes twice as long, and a large request has dozens.
-                memory.write(piece)
-            else:
+            if isinstance(piece, Absent):
+                at = memory.tell()
                 end = at + len(piece)
                 piece.write_to(self._view[at:end])
                 memory.seek(end)
-            at += len(piece)
+            else:
+                # A slice of the view for each takes twice as long, and a large request has dozens.
+                write(piece)
 
 
 class Arenas:

@@ -40,7 +40,7 @@ class EncodedLease(NamedTuple):
     unreadable: dict[int, str]
 
 
-class _InRegion:
+class _InRegion(Absent):
     """A request's tensor that lies in a region until its batch leaves: `Absent`."""
 
     def __init__(self, found: RegionSlice, at: int, unreadable: dict[int, str]) -> None:
@@ -93,7 +93,7 @@ def encode_lease(
             head += header(_DATA, size)
             pieces.append(header(_INPUTS, len(head) + size) + head)
             pieces += [
-                piece if isinstance(piece, (bytes, memoryview)) else piece.to_bytes()
+                piece.to_bytes() if isinstance(piece, Absent) else piece
                 for piece in data
             ]
         else:

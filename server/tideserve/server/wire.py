@@ -5,23 +5,26 @@ A serialized message may be put together from serialized pieces in any order
 requests into the answer by one join.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Protocol
 
 from tideserve.v1.varint import varint
 
 Buffer = bytes | memoryview
 
 
-class Absent(Protocol):
+class Absent(ABC):
     """Bytes that lie elsewhere, and are fetched where they are wanted. Never raises: who fetches
     has no word for what is wrong with them."""
 
+    @abstractmethod
     def __len__(self) -> int: ...
 
+    @abstractmethod
     def write_to(self, target: memoryview) -> None:
         """All of them, into as much room."""
 
+    @abstractmethod
     def to_bytes(self) -> bytes:
         """All of them."""
 
