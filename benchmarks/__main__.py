@@ -29,7 +29,7 @@ from benchmarks.workloads import WORKLOADS, Workload
 
 FOLDER: Final = Path(__file__).resolve().parents[1] / ".cache" / "bench"
 PEERS: Final = ("tideserve", "triton", "mosec", "grpcio", "ort")
-# digits_onnx costs as little as identity and is left to those who ask for it.
+# digits_onnx costs as little as identity, intake_600k is half of tensor_600k: left to those who ask.
 DEFAULT_WORKLOADS: Final = ("identity", "tensor_600k", "convolutional", "sentence")
 PARTS: Final = ("load", "open", "perf_analyzer")
 # Those whose replicas and delay are varied.

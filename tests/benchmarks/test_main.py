@@ -17,7 +17,7 @@ from benchmarks.workloads import CONVOLUTIONAL, IDENTITY, Workload
         (["--triton", "0:100"], "expected INSTANCES:QUEUE_DELAY_US[:BUSY_POLL_US], got '0:100'"),
         (["--tideserve", "1:0:5:5"], "[:BUSY_POLL_US], got '1:0:5:5'"),
         (["--triton", "1:0:100"], "expected no BUSY_POLL_US, got '1:0:100'"),
-        (["--workloads", "resnet"], "expected some of identity, tensor_600k, convolutional"),
+        (["--workloads", "resnet"], "expected some of identity, tensor_600k, intake_600k"),
     ],
 )
 def test_a_bad_option_is_refused(

@@ -8,11 +8,14 @@ from benchmarks.workloads import (
     CONVOLUTIONAL,
     DIGITS,
     IDENTITY,
+    INTAKE_600K,
     SENTENCE,
     TENSOR_600K,
+    WORKLOADS,
     Rows,
     Workload,
     frame,
+    session,
 )
 from tideserve.v1.inference_pb2 import ModelInferRequest, ModelInferResponse
 
@@ -24,7 +27,7 @@ def response(workload: Workload, values: Rows, name: str | None = None) -> bytes
     return message.SerializeToString()
 
 
-@pytest.mark.parametrize("workload", [IDENTITY, DIGITS, TENSOR_600K, CONVOLUTIONAL, SENTENCE])
+@pytest.mark.parametrize("workload", WORKLOADS.values())
 def test_a_request_carries_one_raw_row(workload: Workload) -> None:
     feed = workload.random_feed(np.random.default_rng(1))
     request = ModelInferRequest.FromString(workload.request(feed))
@@ -39,7 +42,7 @@ def test_a_request_carries_one_raw_row(workload: Workload) -> None:
         assert len(raw) == tensor.row_bytes
 
 
-@pytest.mark.parametrize("workload", [IDENTITY, DIGITS, TENSOR_600K, CONVOLUTIONAL])
+@pytest.mark.parametrize("workload", [IDENTITY, DIGITS, TENSOR_600K, INTAKE_600K, CONVOLUTIONAL])
 def test_the_right_answer_passes(workload: Workload) -> None:
     feed = workload.random_feed(np.random.default_rng(2))
     answer = workload.answer(feed)
@@ -63,6 +66,20 @@ def test_identity_is_compared_bit_for_bit() -> None:
     almost = np.nextafter(feed["IN"], np.float32(np.inf))
     with pytest.raises(WrongAnswerError, match="identity: expected"):
         IDENTITY.check(feed, response(IDENTITY, almost))
+
+
+def test_an_intake_is_answered_with_its_first_values() -> None:
+    feed = INTAKE_600K.random_feed(np.random.default_rng(6))
+    (computed,) = session("intake_600k").run(["OUT"], dict(feed))
+    INTAKE_600K.check(feed, response(INTAKE_600K, computed))
+    INTAKE_600K.check_raw(feed, feed["IN"][:, :16].tobytes())
+    with pytest.raises(WrongAnswerError, match="expected 64 raw output bytes, got 600000"):
+        INTAKE_600K.check_raw(feed, feed["IN"].tobytes())
+
+
+def test_only_what_is_answered_with_itself_is_an_echo() -> None:
+    echoes = [workload.model for workload in WORKLOADS.values() if workload.echoes]
+    assert echoes == ["identity", "tensor_600k"]
 
 
 def test_scores_may_differ_by_rounding_but_not_by_class() -> None:
