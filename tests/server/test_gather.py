@@ -1,6 +1,5 @@
 """A batch's tensors on their way out, however their requests came."""
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -9,8 +8,9 @@ from tests.server.samples import add_input, make_spec
 from tideserve.server.arena import Arena
 from tideserve.server.exchanges import LeaseHead
 from tideserve.server.gather import encode_lease
+from tideserve.server.infer_inputs import InferInputs, fill
 from tideserve.server.model_spec import TensorSpec
-from tideserve.server.payload import InferInputs, fill, read_inputs
+from tideserve.server.payload import read_inputs
 from tideserve.server.wire import Buffer
 from tideserve.v1.arena import MIN_BYTES
 from tideserve.v1.inference_pb2 import ModelInferRequest
@@ -75,13 +75,3 @@ def test_r4_tensors_in_parts_are_joined_as_those_in_one_piece(
         assert any(tensor.arena_bytes for tensor in lease.inputs) is in_arena
     if arena is not None:
         arena.close()
-
-
-@pytest.mark.parametrize("sizes", [(3, 2), (0, 5)])
-def test_strings_in_parts_are_counted(sizes: tuple[int, int]) -> None:
-    request = request_of(2, 1)
-    plan = read_inputs(request, SPEC).plan
-    raw = list(request.raw_input_contents)
-    wrong = raw[1][: -sizes[0] or None] + bytes(sizes[1])
-    assert fill(plan, [raw[0], parts_of(wrong, [5, 9])]) is None
-    assert fill(plan, [raw[0], parts_of(raw[1], [5, 9])]) is not None

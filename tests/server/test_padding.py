@@ -12,9 +12,10 @@ from tideserve.server.batch import BatchOutputs
 from tideserve.server.errors import InvalidRequestError
 from tideserve.server.exchanges import LeaseHead, TensorIn
 from tideserve.server.gather import encode_lease
+from tideserve.server.infer_inputs import fill
 from tideserve.server.model_spec import ModelSpec, TensorSpec
 from tideserve.server.padding import Padding, pad_element
-from tideserve.server.payload import fill, read_inputs
+from tideserve.server.payload import read_inputs
 from tideserve.server.repository.padding import padding_of
 from tideserve.server.repository.parameters import Pad
 from tideserve.v1.inference_pb2 import ModelInferRequest, ModelInferResponse

@@ -11,9 +11,10 @@ from tests.server.pieces import parts_of
 from tests.server.samples import add_input, make_config, make_found, make_request, serve
 from tideserve.server.cuts import MAX_HEAD_BYTES, PARTS_FIELDS, take_apart
 from tideserve.server.errors import InvalidRequestError, NotFoundError, TideserveError
+from tideserve.server.infer_inputs import Content
 from tideserve.server.models import ModelEntry, ModelTable
 from tideserve.server.parts import Parts
-from tideserve.server.payload import Content, read_inputs
+from tideserve.server.payload import read_inputs
 from tideserve.server.plans import MAX_PLANS, PlanCache
 from tideserve.server.service.messages import parse
 from tideserve.server.shared_regions import RegionSlice, SharedRegions

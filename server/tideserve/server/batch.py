@@ -12,8 +12,8 @@ from typing import Final
 
 from tideserve.server.errors import InvalidRequestError
 from tideserve.server.exchanges import TensorIn
-from tideserve.server.model_spec import DATATYPE_BYTES, ModelSpec
-from tideserve.server.payload import InferInputs, InferPlan, names_of
+from tideserve.server.infer_inputs import InferInputs, InferPlan
+from tideserve.server.model_spec import DATATYPE_BYTES, ModelSpec, names_of
 from tideserve.server.placement import write_place
 from tideserve.server.shared_regions import RegionSlice, SpareRoom
 from tideserve.server.wire import Buffer, header

@@ -8,9 +8,9 @@ from typing import Final, NamedTuple, Protocol
 
 from tideserve.server.errors import InvalidRequestError
 from tideserve.server.exchanges import LeaseHead, answer_head, tensor_head
+from tideserve.server.infer_inputs import InferInputs
 from tideserve.server.model_spec import ModelSpec
 from tideserve.server.parts import Parts
-from tideserve.server.payload import InferInputs
 from tideserve.server.shared_regions import RegionSlice
 from tideserve.server.wire import Absent, Buffer, header
 from tideserve.v1.arena import MIN_BYTES

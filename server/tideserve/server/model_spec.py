@@ -1,5 +1,6 @@
 """A model version as the frontend sees it: tensors, limits, and where its files are."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -57,3 +58,8 @@ class ModelSpec:
     settings: ModelSettings = field(default_factory=ModelSettings)
     latency_target_s: float | None = None
     padding: Padding | None = None
+
+
+def names_of(tensors: Sequence[TensorSpec]) -> str:
+    """For a sentence."""
+    return ", ".join(f"'{tensor.name}'" for tensor in tensors)

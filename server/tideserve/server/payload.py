@@ -1,79 +1,26 @@
-"""Client messages to validated tensors: what a ModelInfer must look like.
+"""A client's ModelInfer, read and checked against its model.
 
-Tensors stay opaque bytes; `batch` joins and cuts them.
+It decides what a request must look like, and words what is wrong with one. Of most kinds it sees
+the first request only: what is then known of the kind is in `infer_inputs`.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from math import prod
-from typing import NamedTuple
 
-from tideserve.server.contents import (
-    check_bytes,
-    check_size,
-    count_bytes_elements,
-    pack,
-    read_shape,
-)
+from tideserve.server.contents import check_bytes, check_size, pack, read_shape
 from tideserve.server.errors import InvalidRequestError, UnsupportedError
-from tideserve.server.model_spec import DATATYPE_BYTES, ModelSpec, TensorSpec
+from tideserve.server.infer_inputs import (
+    Content,
+    InferInputs,
+    InferPlan,
+    TensorPlan,
+    content_of,
+    targets_of,
+)
+from tideserve.server.model_spec import DATATYPE_BYTES, ModelSpec, TensorSpec, names_of
 from tideserve.server.parameters import whole_number
-from tideserve.server.parts import Parts
 from tideserve.server.placement import OUTPUTS, Place, Places, given_bytes, read_place
-from tideserve.server.shared_regions import RegionSlice, SharedRegions
-from tideserve.server.wire import Buffer
-from tideserve.v1.arena import MIN_BYTES
+from tideserve.server.shared_regions import SharedRegions
 from tideserve.v1.inference_pb2 import ModelInferRequest
-
-# A tensor's bytes, in one piece or several, or where they are to be read.
-Content = Buffer | Parts | RegionSlice
-
-
-class TensorPlan(NamedTuple):
-    """What one input must be: `shape` with the batch dimension; `data_bytes` is None for
-    BYTES, whose size the shape does not tell. `padded_shape`: in its batch."""
-
-    name: str
-    datatype: str
-    shape: tuple[int, ...]
-    data_bytes: int | None
-    padded_shape: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class InferPlan:
-    """All of a validated request but its data: the same for every request of its kind.
-
-    `tensors` are in the model's order, `raw_order` says which of the request's inputs each is;
-    `outputs` () means all. Requests with equal signatures may share a batch (R3). `length` of
-    what is padded, None: nothing is; `row_cost`: its length in a batch, else 1. `padding_bytes`:
-    what the batch has beside the data. `places`: of what lies in shared memory; None: nothing does.
-    """
-
-    tensors: tuple[TensorPlan, ...]
-    raw_order: tuple[int, ...]
-    rows: int
-    signature: tuple[tuple[str, tuple[int, ...]], ...]
-    outputs: tuple[str, ...]
-    priority: int
-    timeout_s: float | None
-    length: int | None = None
-    row_cost: int = 1
-    padding_bytes: int = 0
-    places: Places | None = None
-
-
-class InferInputs(NamedTuple):
-    """A validated request: its plan, and row-major little-endian bytes for each tensor. Large ones
-    in shared memory are read when their batch leaves.
-    `payload_bytes`: in a batch, with padding. `targets`: where the plan's outputs go, None for one
-    that goes into the answer; () if all do. `spare`: where those without a place may go."""
-
-    plan: InferPlan
-    data: tuple[Content, ...]
-    payload_bytes: int
-    targets: tuple[RegionSlice | None, ...] = ()
-    spare: RegionSlice | None = None
 
 
 def read_inputs(
@@ -116,82 +63,7 @@ def read_inputs(
         plan,
         data,
         padding_bytes + sum(map(len, data)),
-        *(_targets(plan, regions) if places is not None else ((), None)),
-    )
-
-
-def fill(plan: InferPlan, raw: Sequence[Content]) -> InferInputs | None:
-    """A request of a known plan with these raw contents; None if they do not fit it."""
-    if len(raw) != len(plan.tensors):
-        return None
-    data: list[Content] = []
-    payload_bytes = plan.padding_bytes
-    for tensor, at in zip(plan.tensors, plan.raw_order, strict=True):
-        content = raw[at]
-        size = len(content)
-        if isinstance(content, Parts) and (tensor.data_bytes is None or plan.length is not None):
-            content = content.to_bytes()  # its elements are counted, or it is padded
-        if tensor.data_bytes is None:
-            assert isinstance(content, bytes | memoryview), "it is read to count its elements"
-            elements = prod(tensor.shape)
-            if count_bytes_elements(content, elements) != elements:
-                return None
-        elif size != tensor.data_bytes:
-            return None
-        payload_bytes += size
-        data.append(content)
-    return InferInputs(plan, tuple(data), payload_bytes)
-
-
-def fill_shared(
-    plan: InferPlan, raw: Sequence[Buffer | Parts], regions: SharedRegions
-) -> InferInputs | None:
-    """As `fill`, for a plan with places: looks anew at what lies in shared memory. Raises
-    `InvalidRequestError` where that cannot be read."""
-    assert plan.places is not None
-    places = plan.places.inputs
-    if len(raw) != plan.places.in_message():
-        return None
-    rest = iter(raw)
-    fixed = [False] * len(places)
-    for tensor, at in zip(plan.tensors, plan.raw_order, strict=True):
-        fixed[at] = tensor.data_bytes is not None
-    contents = [
-        next(rest)
-        if place is None
-        else _content(regions.slice(place, "an input"), is_late=is_fixed and plan.length is None)
-        for place, is_fixed in zip(places, fixed, strict=True)
-    ]
-    inputs = fill(plan, contents)
-    if inputs is None:
-        return None
-    targets, spare = _targets(plan, regions)
-    return inputs._replace(targets=targets, spare=spare)
-
-
-def _content(found: RegionSlice, *, is_late: bool) -> Content:
-    """What lies there, now or (`is_late`: only its size is to be checked) when its batch leaves.
-    Raises `InvalidRequestError`."""
-    if not is_late or len(found) < MIN_BYTES:
-        return found.read()
-    found.check()
-    return found
-
-
-def _targets(
-    plan: InferPlan, regions: SharedRegions | None
-) -> tuple[tuple[RegionSlice | None, ...], RegionSlice | None]:
-    """Of the outputs, and of those without a place of their own."""
-    assert plan.places is not None
-    assert regions is not None
-    _, outputs, spare = plan.places
-    targets = (
-        None if place is None else regions.slice(place, f"output '{name}'")
-        for name, place in zip(plan.outputs, outputs, strict=True)
-    )
-    return (
-        tuple(targets) if any(outputs) else (),
-        None if spare is None else regions.slice(spare, "the outputs"),
+        *(targets_of(plan, regions) if places is not None else ((), None)),
     )
 
 
@@ -305,7 +177,7 @@ def _read_shared(
     padding = spec.padding
     is_padded = padding is not None and expected.name in padding.elements
     is_late = bool(element_bytes) and not is_padded
-    data = _content(regions.slice(place, where), is_late=is_late)
+    data = content_of(regions.slice(place, where), is_late=is_late)
     if isinstance(data, bytes):
         check_size(expected, shape, data, spec)
     return data
@@ -398,8 +270,3 @@ def _read_timeout_s(message: ModelInferRequest) -> float | None:
         return None
     timeout_us = whole_number(message.parameters["timeout"], "timeout")
     return timeout_us / 1e6 if timeout_us else None
-
-
-def names_of(tensors: Sequence[TensorSpec]) -> str:
-    """For a sentence."""
-    return ", ".join(f"'{tensor.name}'" for tensor in tensors)

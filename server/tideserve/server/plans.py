@@ -22,9 +22,10 @@ from tideserve.server.cuts import (
     take_apart,
 )
 from tideserve.server.errors import InvalidRequestError, MessageTooLargeError, TideserveError
+from tideserve.server.infer_inputs import InferInputs, InferPlan, fill, fill_shared
 from tideserve.server.models import ModelEntry, ModelTable
 from tideserve.server.parts import Parts
-from tideserve.server.payload import InferInputs, InferPlan, fill, fill_shared, read_inputs
+from tideserve.server.payload import read_inputs
 from tideserve.server.service.messages import parse
 from tideserve.server.shared_regions import RegionSlice, SharedRegions
 from tideserve.server.wire import Buffer

@@ -27,9 +27,9 @@ from tideserve.server.errors import (
     code_of,
 )
 from tideserve.server.front import Call, Front, StreamMessage
+from tideserve.server.infer_inputs import Content, InferInputs
 from tideserve.server.models import ModelEntry, ModelTable
 from tideserve.server.parts import OWN_AFTER_S, OWN_BYTES, Parts, own
-from tideserve.server.payload import Content, InferInputs
 from tideserve.server.plans import PlanCache
 from tideserve.server.service.messages import parse, sentence_of, status_of
 from tideserve.server.service.streams import Streams, StreamSlot

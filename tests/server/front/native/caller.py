@@ -15,7 +15,7 @@ from h2.events import (
 )
 from h2.events import Event as H2Event
 
-from tideserve.server.front import Event
+from tideserve.server.front import Event, Status
 from tideserve.server.front.native.connection import Connection
 from tideserve.server.front.native.shared import Shared
 from tideserve.v1.http2 import MESSAGE_PREFIX
@@ -23,9 +23,11 @@ from tideserve.v1.methods import Kind
 
 UNARY, STREAM, BIDI = "/test.Echo/Unary", "/test.Echo/Stream", "/test.Echo/Bidi"
 METHODS = {UNARY: Kind.UNARY, STREAM: Kind.SERVER_STREAM, BIDI: Kind.BIDI}
+PATHS = tuple(METHODS)
 LIMIT_BYTES = 1_000_000
 FIRST_ID = 7 << 31
 PEER = "ipv4:192.0.2.1:1234"
+FULL = Status(8, "queue full", 250)
 
 
 def packed(message: bytes) -> bytes:
@@ -66,12 +68,13 @@ class Answer:
 
 
 class Caller:
-    """Both ends, and what came to each. `reads` False: it grows no window."""
+    """Both ends, and what came to each. `server` answers. `reads` False: it grows no window."""
 
     def __init__(self, *, max_concurrent_streams: int = 100, **settings: int) -> None:
         self.shared = Shared(METHODS, LIMIT_BYTES, 4 * LIMIT_BYTES, 1 << 30, max_concurrent_streams)
         self.connection = Connection(self.shared, FIRST_ID, PEER)
         self.calls = self.connection.calls
+        self.server = self.connection.answers
         self.h2 = H2Connection(H2Configuration(client_side=True, header_encoding="utf-8"))
         self.answers: dict[int, Answer] = {}
         self.reads = True
@@ -126,13 +129,13 @@ class Caller:
         return b"".join(self.take_pieces())
 
     def take_pieces(self) -> list[bytes]:
-        outbox = self.calls.outbox
+        outbox = self.server.outbox
         pieces = []
         while outbox.waiting_bytes:
             piece = bytes(outbox.take(1)[0])
             pieces.append(piece)
             outbox.on_sent(len(piece))
-        self.calls.forget_ended()
+        self.server.forget_ended()
         return pieces
 
     def _on(self, event: H2Event) -> None:
@@ -158,3 +161,14 @@ class Caller:
     ) -> Answer:
         assert event.stream_id is not None
         return self.answers[event.stream_id]
+
+
+def assert_nothing_is_left(caller: Caller) -> None:
+    """Of its calls, at the server."""
+    assert caller.calls._streams == {}
+    assert caller.server.outbox._held == {}
+    assert caller.calls.open == []
+    assert caller.shared.held_bytes == 0
+    assert not caller.shared.at_work
+    assert caller.shared.unsent.bytes == 0
+    assert len(caller.shared.deadlines) == 0

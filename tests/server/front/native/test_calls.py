@@ -7,20 +7,20 @@ import pytest
 from tests.server.front.native.caller import (
     BIDI,
     FIRST_ID,
+    FULL,
     LIMIT_BYTES,
+    PATHS,
     PEER,
     STREAM,
     UNARY,
     Caller,
+    assert_nothing_is_left,
     packed,
 )
 from tideserve.server.errors import Code
-from tideserve.server.front import Call, Cancel, HalfClose, Status, StreamMessage
+from tideserve.server.front import Call, Cancel, HalfClose, StreamMessage
 from tideserve.v1 import http2
 from tideserve.v1.http2 import MESSAGE_PREFIX
-
-PATHS = (UNARY, STREAM, BIDI)
-FULL = Status(8, "queue full", 250)
 
 
 @pytest.fixture
@@ -32,16 +32,6 @@ def call(number: int, path: str, payload: bytes = b"", left_s: float | None = No
     return Call(FIRST_ID + number, path, payload, (), PEER, left_s)
 
 
-def assert_nothing_is_left(caller: Caller) -> None:
-    assert caller.calls._streams == {}
-    assert caller.calls.outbox._held == {}
-    assert caller.calls.open == []
-    assert caller.shared.held_bytes == 0
-    assert not caller.shared.at_work
-    assert caller.shared.unsent.bytes == 0
-    assert len(caller.shared.deadlines) == 0
-
-
 def test_a_unary_call(caller: Caller) -> None:
     stream = caller.request(UNARY, packed(b"question"), ("key", "value"), ("blob-bin", "AAE"))
     (event,) = caller.talk()
@@ -49,8 +39,8 @@ def test_a_unary_call(caller: Caller) -> None:
         FIRST_ID + 1, UNARY, b"question", (("key", "value"), ("blob-bin", b"\0\1")), PEER, None
     )
     assert caller.calls.open == [stream]
-    assert caller.calls.respond(stream, b"answer")
-    assert not caller.calls.respond(stream, b"again")
+    assert caller.server.respond(stream, b"answer")
+    assert not caller.server.respond(stream, b"again")
     assert caller.talk() == []
     answer = caller.answers[stream]
     assert (answer.headers[":status"], answer.headers["content-type"]) == (
@@ -59,37 +49,6 @@ def test_a_unary_call(caller: Caller) -> None:
     )
     assert (answer.messages, answer.status, answer.ended) == ([b"answer"], 0, True)
     assert answer.reset is None
-    assert_nothing_is_left(caller)
-
-
-@pytest.mark.parametrize("size", [0, 1, 16_379, 16_380, 65_530, 65_531, 300_000, 5_000_000])
-@pytest.mark.parametrize("window", [http2.DEFAULT_WINDOW, http2.MAX_WINDOW])
-def test_an_answer_in_parts(caller: Caller, size: int, window: int) -> None:
-    caller.h2.increment_flow_control_window(window - http2.DEFAULT_WINDOW or 1)
-    caller.set(s4=window)
-    caller.talk()
-    memory = bytearray(at % 251 for at in range(size))
-    expected = b"begins" + bytes(memory)
-    stream = caller.request(UNARY, packed(b""))
-    caller.talk()
-    assert caller.calls.respond_parts(stream, [b"begins", memoryview(memory)])
-    caller.calls.outbox.keep()
-    memory[:] = bytes(size)
-    assert not caller.calls.respond_parts(stream, [b"again"])
-    caller.talk()
-    assert caller.answers[stream].messages == [expected]
-    assert caller.answers[stream].status == 0
-    assert_nothing_is_left(caller)
-
-
-@pytest.mark.parametrize("size", [0, 1, 16_379, 16_380, 65_530, 65_531, 300_000])
-def test_an_answer_of_any_size(caller: Caller, size: int) -> None:
-    stream = caller.request(UNARY, packed(b""))
-    caller.talk()
-    assert caller.calls.respond(stream, bytes(size))
-    caller.talk()
-    assert caller.answers[stream].messages == [bytes(size)]
-    assert caller.answers[stream].status == 0
     assert_nothing_is_left(caller)
 
 
@@ -105,52 +64,17 @@ def test_a_request_in_parts(caller: Caller, path: str) -> None:
     assert caller.shared.held_bytes == 0
 
 
-def test_a_server_stream_fails_after_what_was_sent(caller: Caller) -> None:
-    stream = caller.request(STREAM, packed(b"go"))
-    caller.talk()
-    for number in range(3):
-        assert caller.calls.send(stream, b"%d" % number)
-    assert caller.calls.fail(stream, FULL)
-    assert not caller.calls.send(stream, b"late")
-    caller.talk()
-    answer = caller.answers[stream]
-    assert (answer.messages, answer.status, answer.message) == ([b"0", b"1", b"2"], 8, "queue full")
-    assert answer.trailers["grpc-retry-pushback-ms"] == "250"
-    assert_nothing_is_left(caller)
-
-
-@pytest.mark.parametrize("path", PATHS)
-def test_a_call_that_fails_at_once_has_one_block(caller: Caller, path: str) -> None:
-    stream = caller.request(path, packed(b""))
-    caller.talk()
-    assert caller.calls.fail(stream, FULL)
-    caller.talk()
-    answer = caller.answers[stream]
-    assert (answer.status, answer.trailers, answer.body) == (8, {}, b"")
-    assert_nothing_is_left(caller)
-
-
-def test_a_stream_may_end_without_a_message(caller: Caller) -> None:
-    stream = caller.request(STREAM, packed(b""))
-    caller.talk()
-    caller.calls.end(stream)
-    caller.calls.end(stream)
-    caller.talk()
-    assert (caller.answers[stream].status, caller.answers[stream].body) == (0, b"")
-    assert_nothing_is_left(caller)
-
-
 def test_a_bidirectional_call(caller: Caller) -> None:
     stream = caller.request(BIDI, None, ends=False)
     number = FIRST_ID + stream
     assert caller.talk() == [call(stream, BIDI)]
     caller.h2.send_data(stream, packed(b"one") + packed(b"two")[:4])
     assert caller.talk() == [StreamMessage(number, b"one")]
-    assert caller.calls.send(stream, b"1")
+    assert caller.server.send(stream, b"1")
     caller.h2.send_data(stream, packed(b"two")[4:], end_stream=True)
     assert caller.talk() == [StreamMessage(number, b"two"), HalfClose(number)]
     assert caller.answers[stream].messages == [b"1"]
-    caller.calls.end(stream)
+    caller.server.end(stream)
     caller.talk()
     assert caller.answers[stream].status == 0
     assert_nothing_is_left(caller)
@@ -165,15 +89,6 @@ def test_trailers_of_the_caller_end_its_requests(caller: Caller, path: str) -> N
     assert caller.talk() == [expected]
 
 
-def test_a_call_that_is_answered_early_is_let_go_by_its_caller(caller: Caller) -> None:
-    stream = caller.request(BIDI, packed(b"one"), ends=False)
-    caller.talk()
-    assert caller.calls.fail(stream, FULL)
-    caller.talk()
-    assert (caller.answers[stream].status, caller.answers[stream].reset) == (8, http2.NO_ERROR)
-    assert_nothing_is_left(caller)
-
-
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("waits", [False, True])
 def test_a_cancelled_call(path: str, waits: bool) -> None:
@@ -183,12 +98,12 @@ def test_a_cancelled_call(path: str, waits: bool) -> None:
     assert caller.shared.deadlines[FIRST_ID + stream] == 101.0
     if waits and path != UNARY:
         caller.reads = False
-        assert caller.calls.send(stream, bytes(1000))
+        assert caller.server.send(stream, bytes(1000))
     caller.h2.reset_stream(stream, http2.CANCEL)
     assert caller.talk() == [Cancel(FIRST_ID + stream)]
-    assert not caller.calls.respond(stream, b"late")
-    assert not caller.calls.send(stream, b"late")
-    assert not caller.calls.fail(stream, FULL)
+    assert not caller.server.respond(stream, b"late")
+    assert not caller.server.send(stream, b"late")
+    assert not caller.server.fail(stream, FULL)
     assert_nothing_is_left(caller)
 
 
@@ -197,8 +112,8 @@ def test_a_reset_of_a_call_that_is_answered_is_no_event() -> None:
     caller.reads = False
     waiting, gone = (caller.request(UNARY, packed(b"")) for _ in range(2))
     caller.talk()
-    assert caller.calls.respond(waiting, bytes(1000))
-    assert caller.calls.respond(gone, b"")
+    assert caller.server.respond(waiting, bytes(1000))
+    assert caller.server.respond(gone, b"")
     caller.h2.reset_stream(waiting)
     caller.h2.reset_stream(gone)
     assert caller.talk() == []
@@ -211,7 +126,7 @@ def test_streams_over_the_bound_are_refused_and_may_come_again() -> None:
     assert len(caller.talk()) == 2
     assert caller.answers[third].reset == http2.REFUSED_STREAM
     for stream in (first, second):
-        assert caller.calls.respond(stream, b"")
+        assert caller.server.respond(stream, b"")
     caller.talk()
     again = caller.request(UNARY, packed(b""))
     assert caller.talk() == [call(again, UNARY)]
@@ -319,7 +234,7 @@ def test_what_comes_behind_a_compressed_message_waits_for_it(caller: Caller) -> 
         *(StreamMessage(FIRST_ID + stream, told) for told in (large, b"two", b"three", b"four")),
         HalfClose(FIRST_ID + stream),
     ]
-    caller.calls.end(stream)
+    caller.server.end(stream)
     caller.talk()
     assert_nothing_is_left(caller)
 
@@ -335,7 +250,7 @@ def test_a_call_may_end_while_its_request_is_inflated(caller: Caller, path: str)
         caller.connection.work(streams[0], 0.0)
     assert caller.shared.held_bytes > LIMIT_BYTES // 2
     caller.h2.reset_stream(streams[0])
-    assert caller.calls.fail(streams[1], FULL)
+    assert caller.server.fail(streams[1], FULL)
     reset = caller.connection.receive(caller.h2.data_to_send(), 0.0)
     assert reset == ([Cancel(FIRST_ID + streams[0])] if path == BIDI else [])
     assert caller.talk() == []
@@ -387,24 +302,6 @@ def test_messages_on_their_way_in_have_a_bound_together(caller: Caller, size: in
     for stream in streams[:4]:
         caller.h2.reset_stream(stream)
     caller.talk()
-    assert_nothing_is_left(caller)
-
-
-def test_a_caller_that_does_not_read_is_cut_off() -> None:
-    caller = Caller(s4=1000)
-    caller.reads = False
-    stream = caller.request(STREAM, packed(b""))
-    caller.talk()
-    sent = 0
-    while caller.calls.send(stream, bytes(1_000_000)):
-        sent += 1
-    assert sent == 16
-    assert caller.calls.outbox.waiting_bytes < 2000
-    caller.h2.increment_flow_control_window(2_000_000)
-    caller.h2.increment_flow_control_window(2_000_000, stream)
-    assert caller.talk() == []
-    assert caller.answers[stream].messages == [bytes(1_000_000)]
-    assert caller.answers[stream].status == Code.RESOURCE_EXHAUSTED
     assert_nothing_is_left(caller)
 
 

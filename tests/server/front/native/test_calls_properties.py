@@ -67,26 +67,26 @@ class World:
             self.sending.discard(stream)
 
     def _answer(self, name: str, stream: int, size: int) -> None:
-        calls, path = self.caller.calls, self.path(stream)
-        is_open = stream in calls.open
+        server, path = self.caller.server, self.path(stream)
+        is_open = stream in self.caller.calls.open
         if path is None:
             return
         payload = bytes((len(self.sent[stream]) + 1,)) * size
         if name == "fail":
-            assert calls.fail(stream, Status(8, "full")) is is_open
+            assert server.fail(stream, Status(8, "full")) is is_open
             if is_open:
                 self.ended[stream] = 8
         elif path == UNARY:
-            assert calls.respond(stream, payload) is is_open
+            assert server.respond(stream, payload) is is_open
             if is_open:
                 self.ended[stream] = 0
                 self.sent[stream].append(payload)
         elif name == "send":
-            assert calls.send(stream, payload) is is_open
+            assert server.send(stream, payload) is is_open
             if is_open:
                 self.sent[stream].append(payload)
         else:
-            calls.end(stream)
+            server.end(stream)
             if is_open:
                 self.ended[stream] = 0
 
@@ -144,9 +144,9 @@ STEPS = st.lists(
 
 
 def assert_nothing_is_left(world: World) -> None:
-    shared, calls = world.caller.shared, world.caller.calls
+    shared, outbox = world.caller.shared, world.caller.server.outbox
     assert (shared.held_bytes, len(shared.deadlines)) == (0, 0)
-    assert (calls._streams, calls.outbox._held, calls.outbox.ended) == ({}, {}, [])
+    assert (world.caller.calls._streams, outbox._held, outbox.ended) == ({}, {}, [])
 
 
 @settings(max_examples=150, deadline=None)

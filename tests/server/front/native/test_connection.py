@@ -43,7 +43,7 @@ def test_a_deadline_counts_from_the_headers(caller: Caller) -> None:
 
 def test_data_that_was_on_its_way_when_its_call_ended_is_no_breach(caller: Caller) -> None:
     stream = begin(caller, BIDI, ends=False)
-    caller.calls.end(stream)
+    caller.server.end(stream)
     caller.talk()
     late = http2.frame(http2.DATA, 0, stream, packed(b"late"))
     assert caller.connection.receive(late, 0.0) == []
@@ -52,12 +52,12 @@ def test_data_that_was_on_its_way_when_its_call_ended_is_no_breach(caller: Calle
 
 def test_a_window_may_shrink_while_an_answer_goes(caller: Caller) -> None:
     stream = begin(caller, STREAM)
-    caller.calls.send(stream, bytes(60_000))
+    caller.server.send(stream, bytes(60_000))
     caller.talk()
     caller.set(s4=100)
     caller.talk()
-    caller.calls.send(stream, b"x" * 60_000)
-    caller.calls.end(stream)
+    caller.server.send(stream, b"x" * 60_000)
+    caller.server.end(stream)
     caller.talk()
     caller.set(s4=1_000_000)
     caller.talk()
@@ -71,7 +71,7 @@ def test_answers_that_nobody_reads_are_bounded_for_all(caller: Caller) -> None:
     caller.set(s4=0)
     caller.talk()
     for stream in streams:
-        assert caller.calls.respond(stream, bytes(150_000))
+        assert caller.server.respond(stream, bytes(150_000))
     caller.talk()
     assert caller.shared.unsent.bytes == 450_000
     assert [caller.answers[stream].status for stream in streams] == [None] * 3 + [8, 8]
@@ -87,7 +87,7 @@ def test_a_connection_may_begin_with_the_refusal_of_an_answer(caller: Caller) ->
     caller.set(s1=0)
     stream = begin(caller)
     caller.shared.unsent.bytes = caller.shared.max_unsent_bytes + 1
-    assert caller.calls.respond(stream, bytes(100_000))
+    assert caller.server.respond(stream, bytes(100_000))
     caller.talk()
     assert caller.answers[stream].status == 8
 

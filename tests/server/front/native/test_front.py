@@ -153,7 +153,7 @@ def test_a_streams_messages_that_come_in_one_read_are_one_turns_and_answers_one_
     send = link_module.Link.send
 
     def count(link: link_module.Link) -> bool:
-        writes.append(link.calls.outbox.waiting_bytes)
+        writes.append(link.answers.outbox.waiting_bytes)
         return send(link)
 
     with Client(front) as client:
@@ -252,8 +252,8 @@ def test_a_client_that_does_not_read_is_not_read(
             except BlockingIOError:
                 pass
             front.recv(1, 0.001)
-            assert link.calls.outbox.waiting_bytes <= most + link_module._READ_BYTES
-        assert link.calls.outbox.waiting_bytes > most
+            assert link.answers.outbox.waiting_bytes <= most + link_module._READ_BYTES
+        assert link.answers.outbox.waiting_bytes > most
         assert not link.interest & select.EPOLLIN
         whole = sent // len(PING)
         client.until(lambda: len(client.got) >= whole * len(PONG), step_s=0.0)

@@ -81,7 +81,7 @@ def test_the_reserved_bit_of_a_stream_gives_no_other_connections_call() -> None:
     stream = 1 | RESERVED_BIT
     call = call_of(connection.receive(headers(stream) + data(stream, message(b""), ends=True), 0.0))
     assert call.call_id == FIRST_ID + 1
-    assert connection.calls.respond(1, b"")
+    assert connection.answers.respond(1, b"")
 
 
 def test_many_small_messages_in_one_read_take_the_time_of_their_bytes() -> None:
@@ -133,10 +133,10 @@ def test_windows_that_grow_byte_by_byte_do_not_stop_the_loop(growth: bytes) -> N
     connection.receive(http2.settings({http2.INITIAL_WINDOW_SIZE: 0}), 0.0)
     for stream in range(1, 2 * 4096, 2):
         connection.receive(headers(stream) + data(stream, message(b""), ends=True), 0.0)
-        assert connection.calls.respond(stream, b"answer")
+        assert connection.answers.respond(stream, b"answer")
     flood = growth * (256 * 1024 // len(growth))
     assert took_s(lambda: connection.receive(flood, 0.0)) < TURN_S
-    outbox = connection.calls.outbox
+    outbox = connection.answers.outbox
     outbox.on_sent(outbox.waiting_bytes)
     connection.receive(http2.settings({http2.INITIAL_WINDOW_SIZE: 100}), 0.0)
     sent = b"".join(outbox.take(100_000))
@@ -165,7 +165,7 @@ def test_a_client_whose_headers_are_large_and_differ_is_not_remembered() -> None
         stream = 1 + 2 * number
         connection.receive(http2.frame(http2.HEADERS, http2.END_HEADERS, stream, large), 0.0)
         connection.receive(data(stream, message(b""), ends=True), 0.0)
-        assert connection.calls.respond(stream, b"")
+        assert connection.answers.respond(stream, b"")
     taken_bytes, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert taken_bytes < 1 << 20
@@ -180,7 +180,7 @@ def test_a_whole_message_whose_call_goes_on_counts_as_held() -> None:
     assert of.held_bytes == 8000
     connection.receive(headers(5) + data(5, message(bytes(4000))), 0.0)
     assert of.held_bytes == 8000
-    assert connection.calls.fail(5, Status(13, "")) is False  # it was refused
+    assert connection.answers.fail(5, Status(13, "")) is False  # it was refused
     reset = http2.frame(http2.RST_STREAM, 0, 1, http2.CANCEL.to_bytes(4))
     assert connection.receive(reset, 0.0) == []
     assert of.held_bytes == 4000
@@ -220,7 +220,7 @@ def test_who_sends_faster_than_is_served_waits_at_its_socket() -> None:
 def test_a_client_that_wants_a_smaller_header_table_is_told_that_it_is(how: str) -> None:
     """h2load --header-table-size=0 and others end a connection whose first block does not say."""
     connection = connected()
-    outbox = connection.calls.outbox
+    outbox = connection.answers.outbox
     outbox.on_sent(outbox.waiting_bytes)
     smaller = http2.settings({http2.HEADER_TABLE_SIZE: 0})
     if how == "not-grpc":
@@ -228,19 +228,19 @@ def test_a_client_that_wants_a_smaller_header_table_is_told_that_it_is(how: str)
         connection.receive(smaller + get, 0.0)
     elif how == "end":
         connection.receive(smaller + headers(1, BIDI), 0.0)
-        connection.calls.end(1)
+        connection.answers.end(1)
     else:
         connection.receive(smaller + headers(1) + data(1, message(b""), ends=True), 0.0)
         if how == "respond":
-            connection.calls.respond(1, b"")
+            connection.answers.respond(1, b"")
         else:
-            connection.calls.fail(1, Status(13, ""))
+            connection.answers.fail(1, Status(13, ""))
     decoder = Decoder()
     decoder.max_allowed_table_size = 0
     blocks = [frame for kind, frame in frames(outbox.take(100)) if kind == http2.HEADERS]
     assert decoder.decode(blocks[0])
     connection.receive(headers(3) + data(3, message(b""), ends=True), 0.0)
-    connection.calls.respond(3, b"")
+    connection.answers.respond(3, b"")
     blocks = [frame for kind, frame in frames(outbox.take(100)) if kind == http2.HEADERS]
     assert [block[:1] == b"\x20" for block in blocks] == [True] + [False] * (len(blocks) - 1)
 
@@ -264,7 +264,7 @@ def test_pings_whose_client_does_not_read_go_in_few_pieces() -> None:
     ping = http2.frame(http2.PING, 0, 0, bytes(8))
     for _ in range(100):
         connection.receive(ping * 1000, 0.0)
-    outbox = connection.calls.outbox
+    outbox = connection.answers.outbox
     pieces = outbox.take(1_000_000)
     assert len(pieces) < 1000
     answers = http2.frame(http2.PING, http2.ACK, 0, bytes(8)) * 100_000
@@ -352,10 +352,10 @@ def test_a_client_that_never_says_what_it_speaks_is_let_go(
 def test_a_window_smaller_than_a_prefix_gets_its_answer(window: int) -> None:
     """Its client waited for ever: a window that is not used up is not given back."""
     connection = connected()
-    outbox = connection.calls.outbox
+    outbox = connection.answers.outbox
     connection.receive(http2.settings({http2.INITIAL_WINDOW_SIZE: window}), 0.0)
     connection.receive(headers(1) + data(1, message(b""), ends=True), 0.0)
-    connection.calls.respond(1, b"an answer")
+    connection.answers.respond(1, b"an answer")
     got = b""
     for _ in range(30):
         sent = frames(outbox.take(100))
@@ -367,7 +367,7 @@ def test_a_window_smaller_than_a_prefix_gets_its_answer(window: int) -> None:
             connection.receive(http2.window_update(1, len(parts)), 0.0)
     assert got == message(b"an answer")
     assert connection.calls.on_window(1, 1)  # its stream is no more
-    assert not connection.calls.outbox.ended
+    assert not connection.answers.outbox.ended
 
 
 @pytest.mark.interpreted

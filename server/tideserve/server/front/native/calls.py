@@ -1,35 +1,21 @@
-"""The calls of one connection: requests in, answers out.
+"""The calls of one connection: what comes of them becomes events.
 
-The hot path is a unary call whose message comes in one piece: one `Call` is made of it, and its
-answer is one piece of bytes.
+The hot path is a unary call whose message comes in one piece: one `Call` is made of it.
 """
 
-import struct
-from collections.abc import Iterable, MutableSequence, Sequence
+from collections.abc import Iterable, MutableSequence
 from typing import Any, Final
 
 from tideserve.server.errors import Code
 from tideserve.server.front import Call, Cancel, Event, HalfClose, Status, StreamMessage
+from tideserve.server.front.native.answers import Answers
 from tideserve.server.front.native.errors import ProtocolError, RefusedMessageError
 from tideserve.server.front.native.frames import Buffer
-from tideserve.server.front.native.headers import (
-    ANSWER_BEGINS,
-    ANSWER_IS_OK,
-    NO_TABLE,
-    RequestHead,
-    http_status_block,
-    status_block,
-)
+from tideserve.server.front.native.headers import RequestHead
 from tideserve.server.front.native.messages import PARTS_BYTES
-from tideserve.server.front.native.outbox import Outbox
 from tideserve.server.front.native.request import NOT_ONE_MESSAGE, Request
 from tideserve.server.front.native.shared import Shared
 from tideserve.server.front.native.stream import Stream
-from tideserve.server.front.refusal import (
-    nobody_reads,
-    reads_too_slowly,
-    stream_backlog_is_full,
-)
 from tideserve.server.parts import OWN_AFTER_S, Parts, own
 from tideserve.v1 import http2
 from tideserve.v1.methods import Kind
@@ -37,13 +23,10 @@ from tideserve.v1.methods import Kind
 #: Of a client's window, given back to it at a time.
 WINDOW_STEP: Final = http2.MAX_WINDOW // 4
 _PREFIX_BYTES: Final = http2.MESSAGE_PREFIX.size
-# What goes before and after the message of a whole answer.
-_BEGIN: Final = struct.Struct(f">BHBBL{len(ANSWER_BEGINS)}s")
-_OK: Final = struct.Struct(f">BHBBL{len(ANSWER_IS_OK)}s")
 
 
 class Calls:
-    """Owns the streams of a client and what it is to be sent. Ids are `first_id` plus the stream's
+    """Owns the streams of a client, which `answers` ends. Ids are `first_id` plus the stream's
     number. What comes in becomes events in `events`."""
 
     def __init__(self, shared: Shared, first_id: int, peer: str) -> None:
@@ -52,8 +35,8 @@ class Calls:
         self._peer = peer
         self._streams: dict[int, Stream] = {}
         self._last = 0
-        self._has_begun = False  # a header block went
-        self.outbox = Outbox(shared.unsent)
+        self.answers = Answers(shared, self._streams)
+        self._outbox = self.answers.outbox
         self.events: list[Event] = []
         self.kept_bytes = 0
         """Of requests that are not whole yet, in views, since whoever reads this set it to 0; all
@@ -69,8 +52,6 @@ class Calls:
         """Numbers of calls begun and neither answered nor cancelled."""
         return [n for n, s in self._streams.items() if s.begun and not s.answered]
 
-    # --- requests in ----------------------------------------------------------------------
-
     def on_headers(self, number: int, head: RequestHead, now_s: float, *, ends: bool) -> None:
         """A call begins, or its caller ends it with trailers."""
         if number <= self._last:
@@ -80,19 +61,16 @@ class Calls:
             return
         self._last = number
         if len(self._streams) >= self._shared.max_concurrent_streams:
-            self.outbox.add(_reset(number, http2.REFUSED_STREAM))
+            self.answers.refuse_stream(number)
             return
         if head.malformed is not None:
-            answer = self._answer_headers(
-                number, http_status_block(head.malformed), http2.END_STREAM
-            )
-            self.outbox.add(answer + _reset(number, http2.NO_ERROR))
+            self.answers.refuse_http(number, head.malformed)
             return
         kind = self._shared.methods.get(head.path)
         stream = Stream(number, self._first_id + number, head, kind or Kind.UNARY, now_s)
         self._streams[number] = stream
         if kind is None:
-            self.fail(number, Status(Code.UNIMPLEMENTED, f"there is no method {head.path}"))
+            self.answers.fail(number, Status(Code.UNIMPLEMENTED, f"there is no method {head.path}"))
             return
         if kind is Kind.BIDI:
             self._begin(stream, b"", now_s)
@@ -171,7 +149,7 @@ class Calls:
         stream = self._streams.get(number)
         if stream is None:
             return True
-        return self.outbox.grow_stream(stream, growth)
+        return self._outbox.grow_stream(stream, growth)
 
     def refuse_slow(self, now_s: float, *, is_short: bool, is_read: bool) -> None:
         """Ends the calls whose requests have begun and come too slowly (`pace`). `is_short`: others
@@ -199,110 +177,7 @@ class Calls:
         for stream in list(self._streams.values()):
             self._cancel(stream)
 
-    # --- answers out ----------------------------------------------------------------------
-
-    def respond(self, number: int, payload: bytes) -> bool:
-        """Answers a unary call. False: it is already gone."""
-        stream = self._streams.get(number)
-        if stream is None or stream.answered:
-            return False
-        had_begun = self._has_begun
-        begin, end = self._around_answer(number)
-        if self.outbox.add_whole(stream, begin, payload, end):
-            self._forget(stream)
-            return True
-        return self._respond_later(stream, begin, payload, end, had_begun=had_begun)
-
-    def respond_parts(self, number: int, parts: Sequence[Buffer]) -> bool:
-        """As `respond`, with a large message in parts: `Outbox.keep` is to be called before they
-        change."""
-        stream = self._streams.get(number)
-        if stream is None or stream.answered:
-            return False
-        had_begun = self._has_begun
-        begin, end = self._around_answer(number)
-        if self.outbox.add_parts(stream, begin, parts, end):
-            self._forget(stream)
-            return True
-        return self._respond_later(stream, begin, b"".join(parts), end, had_begun=had_begun)
-
-    def _around_answer(self, number: int) -> tuple[bytes, bytes]:
-        """The headers that begin and end it."""
-        if self._has_begun:
-            begin = _BEGIN.pack(
-                0, len(ANSWER_BEGINS), http2.HEADERS, http2.END_HEADERS, number, ANSWER_BEGINS
-            )
-        else:
-            begin = self._answer_headers(number, ANSWER_BEGINS)
-        flags = http2.END_HEADERS | http2.END_STREAM
-        end = _OK.pack(0, len(ANSWER_IS_OK), http2.HEADERS, flags, number, ANSWER_IS_OK)
-        return begin, end
-
-    def _respond_later(
-        self, stream: Stream, begin: bytes, payload: bytes, end: bytes, *, had_begun: bool
-    ) -> bool:
-        """Answers as its client's windows let it."""
-        shared = self._shared
-        if shared.unsent.bytes > shared.max_unsent_bytes:
-            self._has_begun = had_begun  # what begins the answer does not go
-            status = nobody_reads(shared.unsent.bytes, shared.max_unsent_bytes)
-            return self.fail(stream.number, status)
-        self.outbox.add(begin)
-        self.outbox.add_message(stream, payload)
-        self._end(stream, end)
-        return True
-
-    def send(self, number: int, payload: bytes) -> bool:
-        """Sends one message on a streaming call. False: it is already gone, or ends here because
-        its caller does not read."""
-        stream = self._streams.get(number)
-        if stream is None or stream.answered:
-            return False
-        messages, waiting_bytes = stream.waiting_messages, stream.waiting_bytes
-        if stream_backlog_is_full(messages, waiting_bytes, len(payload)):
-            refusal = reads_too_slowly(messages, waiting_bytes)
-            self.outbox.cut(stream)
-            self.fail(number, refusal)
-            return False
-        begin = b"" if stream.opened else self._answer_headers(number, ANSWER_BEGINS)
-        stream.opened = True
-        if not self.outbox.add_whole(stream, begin, payload, b""):
-            if begin:
-                self.outbox.add(begin)
-            self.outbox.add_message(stream, payload)
-        return True
-
-    def fail(self, number: int, status: Status) -> bool:
-        """Ends any call with a status. False: it is already gone."""
-        stream = self._streams.get(number)
-        if stream is None or stream.answered:
-            return False
-        block = status_block(status, begins=not stream.opened)
-        self._end(stream, self._answer_headers(number, block, http2.END_STREAM))
-        return True
-
-    def end(self, number: int) -> None:
-        """Ends a streaming call with OK, after what was sent."""
-        stream = self._streams.get(number)
-        if stream is None or stream.answered:
-            return
-        begin = b"" if stream.opened else self._answer_headers(number, ANSWER_BEGINS)
-        self._end(stream, begin + _headers(number, ANSWER_IS_OK, http2.END_STREAM))
-
-    def forget_ended(self) -> None:
-        """Streams whose trailers went are no more."""
-        ended = self.outbox.ended
-        while ended:
-            self._streams.pop(ended.pop(), None)
-
     # --- inside ---------------------------------------------------------------------------
-
-    def _answer_headers(self, number: int, block: bytes, flags: int = 0) -> bytes:
-        """The headers that begin an answer, and maybe all answers of the connection."""
-        if not self._has_begun:
-            self._has_begun = True
-            block = NO_TABLE + block
-        return _headers(number, block, flags)
 
     def _begin(
         self, stream: Stream, payload: bytes, now_s: float, parts: Parts | None = None
@@ -341,7 +216,7 @@ class Calls:
         """So many bytes of the stream were taken: its caller may send as many more."""
         stream.taken_bytes += size_bytes
         if stream.taken_bytes > WINDOW_STEP:
-            self.outbox.add(http2.window_update(stream.number, stream.taken_bytes))
+            self._outbox.add(http2.window_update(stream.number, stream.taken_bytes))
             stream.taken_bytes = 0
 
     def _half_close(self, stream: Stream, now_s: float) -> None:
@@ -369,7 +244,7 @@ class Calls:
         elif payload is None:
             self._refuse(stream, NOT_ONE_MESSAGE)
         else:
-            self._release(stream)
+            stream.release(self._shared.deadlines)
             if isinstance(payload, Parts):
                 self._begin(stream, b"", now_s, payload)
             else:
@@ -379,42 +254,9 @@ class Calls:
         """Ends a call for what its caller sent. Who knows of the call is told that it is over."""
         if stream.begun:
             self.events.append(Cancel(stream.call_id))
-        self.fail(stream.number, status)
+        self.answers.fail(stream.number, status)
 
     def _cancel(self, stream: Stream) -> None:
         if stream.begun and not stream.answered:
             self.events.append(Cancel(stream.call_id))
-        self.outbox.forget(stream)
-        self._forget(stream)
-
-    def _end(self, stream: Stream, trailers: bytes) -> None:
-        """The server has said all; the caller may still be sending."""
-        number = stream.number
-        stream.answered = True
-        if not stream.half_closed:
-            trailers += _reset(number, http2.NO_ERROR)
-        self.outbox.end(stream, trailers)
-        if stream.waits:
-            self._release(stream)
-        else:
-            self._forget(stream)
-
-    def _forget(self, stream: Stream) -> None:
-        self._release(stream)
-        self._streams.pop(stream.number, None)
-
-    def _release(self, stream: Stream) -> None:
-        """What a call has of the front's bounds."""
-        if stream.request is not None:
-            stream.request.release()
-            stream.request = None
-        if stream.head.timeout_s is not None:
-            self._shared.deadlines.drop(stream.call_id)
-
-
-def _headers(number: int, block: bytes, flags: int = 0) -> bytes:
-    return http2.frame(http2.HEADERS, flags | http2.END_HEADERS, number, block)
-
-
-def _reset(number: int, code: int) -> bytes:
-    return http2.frame(http2.RST_STREAM, 0, number, code.to_bytes(4))
+        self.answers.drop(stream)

@@ -24,7 +24,8 @@ class Connection:
 
     def __init__(self, shared: Shared, first_id: int, peer: str) -> None:
         self.calls = Calls(shared, first_id, peer)
-        self._outbox = self.calls.outbox
+        self.answers = self.calls.answers
+        self._outbox = self.answers.outbox
         self._max_concurrent_streams = shared.max_concurrent_streams
         self._frames = FrameReader()
         self._headers = HeaderReader()
@@ -75,7 +76,7 @@ class Connection:
             else:
                 self._on_rest(kind, flags, stream, payload, now_s)
         self._outbox.release()
-        calls.forget_ended()
+        self.answers.forget_ended()
         viewed = frames.viewed
         if viewed is not None:
             frames.viewed = None

@@ -139,7 +139,7 @@ class NativeFront:
         if link is None:
             return False
         self._dirty.add(link)
-        return link.calls.respond(call_id & STREAM_MASK, payload)
+        return link.answers.respond(call_id & STREAM_MASK, payload)
 
     def respond_parts(self, call_id: int, parts: Sequence[Buffer]) -> bool:
         """As `respond`, with a message in parts, which may change afterwards: it is sent at once,
@@ -158,7 +158,7 @@ class NativeFront:
         if link is None:
             return False
         self._dirty.add(link)
-        return link.calls.fail(call_id & STREAM_MASK, status)
+        return link.answers.fail(call_id & STREAM_MASK, status)
 
     def send(self, call_id: int, payload: bytes) -> bool:
         """Sends one message on a streaming call. False: the call is already gone.
@@ -174,7 +174,7 @@ class NativeFront:
         if link is None:
             return False
         self._dirty.add(link)
-        return link.calls.send(call_id & STREAM_MASK, payload)
+        return link.answers.send(call_id & STREAM_MASK, payload)
 
     def send_file(self, call_id: int, fd: int) -> bool:
         """Passes a copy of an open file to a call's client ahead of what is sent next. False: only
@@ -187,7 +187,7 @@ class NativeFront:
         link = self._links.get(call_id >> STREAM_BITS)
         if link is not None:
             self._dirty.add(link)
-            link.calls.end(call_id & STREAM_MASK)
+            link.answers.end(call_id & STREAM_MASK)
 
     def wake(self) -> None:
         """Makes the `recv` that waits now, or the next one, return. Any thread."""
@@ -201,7 +201,7 @@ class NativeFront:
         self._listeners.close()
         for link in self._links.values():
             for number in link.calls.open:
-                link.calls.fail(number, server_has_stopped())
+                link.answers.fail(number, server_has_stopped())
             link.connection.leave(http2.NO_ERROR, "the server stops")
         self._say_last_words(epoll)
         for link in list(self._links.values()):

@@ -34,6 +34,7 @@ class Link:
     __slots__ = (
         "_file",
         "_socket",
+        "answers",
         "calls",
         "connection",
         "fd",
@@ -55,6 +56,7 @@ class Link:
         self.peer = peer
         self.connection = Connection(shared, number << STREAM_BITS, peer)
         self.calls = self.connection.calls
+        self.answers = self.connection.answers
         self.opened_s = self.heard_s = now_s
         self.pinged_s: float | None = None
         self.interest = select.EPOLLIN
@@ -62,7 +64,7 @@ class Link:
     @property
     def has_output(self) -> bool:
         """There is something to send."""
-        return self.calls.outbox.waiting_bytes > 0
+        return self.answers.outbox.waiting_bytes > 0
 
     def read(self, now_s: float) -> list[Event] | None:
         """What came. None: the client is gone, or the connection is broken and it was told so."""
@@ -101,7 +103,7 @@ class Link:
 
     def send(self) -> bool:
         """Sends until the socket takes no more. False: the client is gone."""
-        outbox = self.calls.outbox
+        outbox = self.answers.outbox
         try:
             while outbox.waiting_bytes:
                 pieces = outbox.take(_MAX_PIECES)
@@ -120,15 +122,15 @@ class Link:
         except OSError as error:
             logger.debug("%s: %s", self.peer, error)
             return False
-        self.calls.forget_ended()
+        self.answers.forget_ended()
         return True
 
     def respond_parts(self, stream: int, parts: Sequence[Buffer]) -> bool:
         """Answers a unary call with what the parts hold now: what the socket does not take at once
         is copied. False: the call is already gone."""
-        answered = self.calls.respond_parts(stream, parts)
+        answered = self.answers.respond_parts(stream, parts)
         self.send()  # a client that is gone is noticed again
-        self.calls.outbox.keep()
+        self.answers.outbox.keep()
         return answered
 
     def pass_file(self, fd: int) -> bool:
@@ -145,7 +147,7 @@ class Link:
 
     def wanted_interest(self) -> int:
         """What to wait for from now on."""
-        waiting_bytes = self.calls.outbox.waiting_bytes
+        waiting_bytes = self.answers.outbox.waiting_bytes
         interest = select.EPOLLIN if waiting_bytes <= _MAX_UNSENT_BYTES else 0
         return interest | select.EPOLLOUT if waiting_bytes else interest
 

@@ -1,5 +1,6 @@
 """One call, as its connection knows it."""
 
+from tideserve.server.front.native.deadlines import Deadlines
 from tideserve.server.front.native.headers import RequestHead
 from tideserve.server.front.native.outbox import Outgoing
 from tideserve.server.front.native.request import Request
@@ -33,3 +34,11 @@ class Stream(Outgoing):
         self.request: Request | None = None  # what is not here at once of it
         self.taken_bytes = 0
         self.half_closed = self.begun = self.opened = self.answered = False
+
+    def release(self, deadlines: Deadlines) -> None:
+        """Gives back what the call has of the front's bounds."""
+        if self.request is not None:
+            self.request.release()
+            self.request = None
+        if self.head.timeout_s is not None:
+            deadlines.drop(self.call_id)
