@@ -1,0 +1,64 @@
+"""What a server could reach at all: nghttpd answers as it is asked to."""
+
+import shutil
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from benchmarks import floor
+from benchmarks.errors import NotInstalledError, WrongAnswerError
+from benchmarks.floor import NAME, Contender, Round, find_nghttpd, serve_floor, table
+from benchmarks.h2load import Callers, Load
+from benchmarks.wire import Target, infer_target
+
+
+def contender(answer_bytes: int) -> Contender:
+    """Nobody listens there."""
+    target = infer_target("127.0.0.1:1", bytes(1000))
+    return Contender("Server", target, answer_bytes, lambda: 0.0)
+
+
+def test_shares_are_of_the_floors_median() -> None:
+    measured = {
+        NAME: [Round(90.0, 3.0), Round(100.0, 5.0), Round(400.0, 4.0)],
+        "Server": [Round(50.0, 8.0)],
+    }
+    assert table("identity", measured) == [
+        f"| identity | {NAME} | 100 | 4 | 1.00 |",
+        "| identity | Server | 50 | 8 | 0.50 |",
+    ]
+
+
+def test_answers_of_another_length_give_no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    def send(target: Target, requests: int, callers: Callers) -> Load:
+        del target, callers
+        return Load(requests, 1.0, requests * 20, 0.1, 0.1, None)
+
+    monkeypatch.setattr(floor, "send", send)
+    assert contender(20).run(1.0) == Round(300.0, 0.0)
+    with pytest.raises(WrongAnswerError, match="300 answers of 21 bytes, got 6000 bytes"):
+        contender(21).run(1.0)
+
+
+def test_without_nghttpd_it_says_what_installs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
+    with ExitStack() as stack, pytest.raises(NotInstalledError, match="install nghttp2-server"):
+        serve_floor(contender(1), tmp_path, stack)
+
+
+@pytest.mark.skipif(
+    find_nghttpd() is None or shutil.which("h2load") is None,
+    reason="needs nghttp2-server and nghttp2-client",
+)
+@pytest.mark.parametrize("answer_bytes", [64, 600_000])
+def test_nghttpd_takes_a_request_in_and_answers_with_as_many_bytes(
+    answer_bytes: int, tmp_path: Path
+) -> None:
+    with ExitStack() as stack:
+        served = serve_floor(contender(answer_bytes), tmp_path, stack)
+        measured = served.run(0.1)
+        assert measured.requests_per_s > 100.0
+        assert measured.cpu_us > 0.0
