@@ -66,6 +66,18 @@ def test_steps_are_limited_up_and_down() -> None:
     assert down[5].limited_by == "steps.down: 1 in 10 s"
 
 
+def test_a_count_that_stays_says_whether_the_hold_or_panic_keeps_it() -> None:
+    policy = ModelPolicy(hold_s=7.0, triggers=(Trigger("t", "q", 1.0),))
+    more, fewer = inputs(3, triggers={"t": 3.0}), inputs(3, triggers={"t": 1.0})
+    held = looks(policy, more, fewer)[-1]
+    assert held.reason == "hold: 3 wanted within 7.0 s; now trigger t: 1 of 1 a replica"
+    assert (held.desired, held.inputs["hold_s"]) == (3, 7.0)
+    crowded = replace(more, load=replace(IDLE, queued_requests=50, queued_rows=50))
+    calming = looks(policy, crowded, fewer)[-1]
+    assert (calming.desired, calming.reason) == (3, "panic: calm for less than 2.0 s")
+    assert "hold_s" not in calming.inputs
+
+
 def test_no_step_keeps_requests_waiting_for_the_first_replica() -> None:
     policy = ModelPolicy(
         min_replicas=0, steps=StepLimits(up=1, per_s=3600.0), hold_s=0.0, idle_s=2.0

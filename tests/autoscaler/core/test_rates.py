@@ -42,6 +42,7 @@ def test_the_mean_that_growth_is_learned_of_is_that_of_its_span() -> None:
 def test_rates_are_of_rows() -> None:
     found = rates_after(*[10.0] * 25, rows=4.0)
     assert (found.rows_per_request, found.stable, found.fast) == (4.0, 40.0, 40.0)
+    assert rates_after(100.0, rows=4.0).surge == 320.0
 
 
 def test_one_load_tells_no_rate() -> None:
