@@ -1,71 +1,23 @@
-"""One decision at a time: what is wanted, what bounds it, and what it says."""
+"""One decision at a time: what becomes of what is wanted, what bounds it, and what it says."""
 
 from dataclasses import replace
-from itertools import pairwise
-from math import inf
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.autoscaler.core.loads import PROFILE, UNIX_S, kind
-from tideserve.autoscaler.core.decision import Decision
+from tests.autoscaler.core.loads import PROFILE, kind
+from tests.autoscaler.core.looks import IDLE, inputs, looks
+from tideserve.autoscaler.core.decision import Inputs
 from tideserve.autoscaler.core.load import Load
-from tideserve.autoscaler.core.policy import Inputs, PolicyState, decide
-from tideserve.autoscaler.core.settings import (
-    ModelPolicy,
-    Schedule,
-    StepLimits,
-    Trigger,
-)
-
-IDLE = Load(0.0, succeeded=10.0, rows=10.0, profile=PROFILE)
-
-
-def inputs(present: int = 1, **changes: object) -> Inputs:
-    values: dict[str, object] = {
-        "ready": present,
-        "starting": 0,
-        "load": IDLE,
-        "startup_s": 0.5,
-        "unix_s": UNIX_S,
-        "latency_target_s": 0.4,
-        **changes,
-    }
-    return Inputs(**values)  # type: ignore[arg-type]
-
-
-def looks(policy: ModelPolicy, *given_: Inputs, every_s: float = 1.0) -> list[Decision]:
-    """Decisions of one look after the other; loads are of the moment they are given."""
-    state, now_s, found = PolicyState(), 0.0, []
-    for one in given_:
-        if one.load is not None:
-            one = replace(one, load=replace(one.load, at_s=now_s))
-        state, decision = decide(state, one, now_s, policy)
-        found.append(decision)
-        now_s += every_s
-    return found
+from tideserve.autoscaler.core.policy import PolicyState, decide
+from tideserve.autoscaler.core.settings import ModelPolicy, StepLimits, Trigger
 
 
 def test_without_load_the_minimum_stays() -> None:
     last = looks(ModelPolicy(min_replicas=1, idle_s=5.0), *[inputs()] * 20)[-1]
     assert (last.desired, last.limited_by) == (1, "min: 1")
     assert kind(last) == "idle"
-
-
-def test_a_version_that_was_never_ready_is_started_once_even_with_min_0() -> None:
-    policy = ModelPolicy(min_replicas=0, idle_s=1.0)
-    new = inputs(0, was_ready=False, load=Load(0.0))
-    assert {d.desired for d in looks(policy, *[new] * 10)} == {1}
-    assert looks(policy, *[new] * 3, *[inputs(1)] * 10)[-1].desired == 0
-
-
-def test_a_held_request_wakes_a_model_at_zero() -> None:
-    policy = ModelPolicy(min_replicas=0, idle_s=2.0)
-    held = inputs(0, load=replace(IDLE, arrivals=1.0, queued_requests=1, queued_rows=1))
-    *_, before, woken = looks(policy, *[inputs(0)] * 5, held)
-    assert before.desired == 0
-    assert woken.desired == 1
 
 
 def test_s2_the_first_replica_of_all_needs_no_data_but_the_frontend_s() -> None:
@@ -82,30 +34,6 @@ def test_s2_the_first_replica_of_all_needs_no_data_but_the_frontend_s() -> None:
     stale = inputs(0, held_requests=1)
     idle = [*[inputs(0)] * 5, stale]
     assert [d.desired for d in looks(policy, *idle)][-2:] == [0, 1]
-
-
-def test_a_trigger_counts_by_maximum_and_stays_at_its_last_word_without_data() -> None:
-    policy = ModelPolicy(triggers=(Trigger("jobs", "q", 10.0),))
-    with_data = inputs(triggers={"jobs": 35.0})
-    first, *_, last = looks(policy, with_data, *[inputs(4)] * 30)
-    assert (first.desired, first.reason) == (4, "trigger jobs: 35 of 10 a replica")
-    assert last.desired == 4
-    assert last.inputs.get("trigger_jobs") is None
-    assert looks(policy, with_data, *[inputs(4, triggers={"jobs": 5.0})] * 40)[-1].desired == 1
-
-
-@pytest.mark.parametrize("reading", [1e308, -1e308])
-def test_a_number_beyond_all_replicas_is_no_more_than_the_maximum(reading: float) -> None:
-    policy = ModelPolicy(max_replicas=3, triggers=(Trigger("jobs", "q", 1e-300),))
-    (found,) = looks(policy, inputs(triggers={"jobs": reading}))
-    assert found.desired == (3 if reading > 0.0 else 1)
-
-
-def test_a_schedule_is_a_minimum_while_it_lasts() -> None:
-    # 2023-11-14 22:13:20 UTC.
-    policy = ModelPolicy(schedules=(Schedule("0 22 * * *", 3600.0, 5),))
-    assert looks(policy, inputs())[0].desired == 5
-    assert looks(policy, inputs(unix_s=UNIX_S + 3600.0))[0].desired == 1
 
 
 def test_a_pin_goes_before_everything_but_the_maximum() -> None:
@@ -138,6 +66,18 @@ def test_steps_are_limited_up_and_down() -> None:
     assert down[5].limited_by == "steps.down: 1 in 10 s"
 
 
+def test_a_count_that_stays_says_whether_the_hold_or_panic_keeps_it() -> None:
+    policy = ModelPolicy(hold_s=7.0, triggers=(Trigger("t", "q", 1.0),))
+    more, fewer = inputs(3, triggers={"t": 3.0}), inputs(3, triggers={"t": 1.0})
+    held = looks(policy, more, fewer)[-1]
+    assert held.reason == "hold: 3 wanted within 7.0 s; now trigger t: 1 of 1 a replica"
+    assert (held.desired, held.inputs["hold_s"]) == (3, 7.0)
+    crowded = replace(more, load=replace(IDLE, queued_requests=50, queued_rows=50))
+    calming = looks(policy, crowded, fewer)[-1]
+    assert (calming.desired, calming.reason) == (3, "panic: calm for less than 2.0 s")
+    assert "hold_s" not in calming.inputs
+
+
 def test_no_step_keeps_requests_waiting_for_the_first_replica() -> None:
     policy = ModelPolicy(
         min_replicas=0, steps=StepLimits(up=1, per_s=3600.0), hold_s=0.0, idle_s=2.0
@@ -156,58 +96,6 @@ def test_with_none_allowed_that_is_told_also_while_nobody_asks() -> None:
         assert (last.desired, last.limited_by) == (0, "max: 0")
     unlimited = looks(ModelPolicy(min_replicas=0, idle_s=1.0), *[inputs(0)] * 5)[-1]
     assert (unlimited.desired, unlimited.limited_by) == (0, None)
-
-
-def test_drops_are_panic_also_where_capacity_seems_enough() -> None:
-    first = replace(IDLE, arrivals=10.0)
-    then = replace(IDLE, arrivals=14.0, rejected=4.0)
-    *_, last = looks(ModelPolicy(), inputs(1, load=first), inputs(1, load=then))
-    assert last.desired == 2
-    assert "4 requests dropped" in last.reason
-
-
-def test_without_a_profile_a_slow_queue_adds_one_at_a_time() -> None:
-    blind = replace(IDLE, profile=(), queued_requests=5, queued_rows=5, oldest_age_s=2.0)
-    found = looks(ModelPolicy(), *[inputs(1, load=blind)] * 4, *[inputs(2, load=blind)] * 12)
-    counts = [d.desired for d in found]
-    # Start-up and 4 s later it may be seen whether one more was enough.
-    assert counts[:6] == [2, 2, 2, 2, 2, 3]
-    assert max(counts) == 3
-    assert all(b - a <= 1 for a, b in pairwise(counts))
-
-
-def test_one_more_is_asked_for_on_numbers_of_after_the_last_one_only() -> None:
-    """A scrape every 15 s: what it tells twelve seconds long is of before the start."""
-    policy, state = ModelPolicy(), PolicyState()
-    counts: list[int] = []
-    for now_s in range(60):
-        at_s = float(now_s - now_s % 15)
-        stuck = replace(
-            IDLE, at_s=at_s, profile=(), queued_requests=5, queued_rows=5, oldest_age_s=2.0
-        )
-        load = replace(stuck, good_for_s=45.0)
-        present = counts[-1] if counts else 1
-        state, decision = decide(state, inputs(present, load=load), float(now_s), policy)
-        counts.append(decision.desired)
-    # At 0 the first one; the scrape of 15 s is the first of after it, and begins at 0.
-    assert [counts[at] for at in (0, 14, 15, 29, 30, 44, 45)] == [2, 2, 2, 2, 3, 3, 3]
-
-
-def test_every_number_of_a_decision_is_told() -> None:
-    told = looks(ModelPolicy(), inputs(), inputs())[-1].inputs
-    assert told.keys() >= {
-        "ready",
-        "starting",
-        "startup_s",
-        "queued_rows",
-        "rows_per_s_20s",
-        "rows_per_s_4s",
-        "rows_per_request",
-        "capacity_rows_per_s",
-        "growth_ratio",
-        "idle_s",
-    }
-    assert all(abs(value) < inf for value in told.values())
 
 
 LOADS = st.builds(

@@ -33,6 +33,13 @@ def test_rates_are_of_the_loads_that_are_so_far_apart() -> None:
     assert window(Load(0.0)).request_rate(4.0) is None
 
 
+def test_a_window_is_new_until_there_is_something_to_compare_with() -> None:
+    assert not LoadWindow().is_new
+    assert window(Load(0.0)).is_new
+    assert not window(Load(0.0), Load(1.0)).is_new
+    assert window(Load(0.0), Load(1.0), Load(2.0 + SPAN_S)).is_new
+
+
 def test_a_surge_is_what_no_accident_explains() -> None:
     calm = window(Load(0.0), Load(1.0, arrivals=4.0))
     assert calm.surge_rate((1.0,)) == 0.0

@@ -6,13 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.autoscaler.core.loads import PROFILE, UNIX_S
+from tests.autoscaler.core.looks import IDLE
+from tideserve.autoscaler.core.decision import Inputs
 from tideserve.autoscaler.core.load import Load
-from tideserve.autoscaler.core.policy import Inputs, PolicyState, decide
+from tideserve.autoscaler.core.policy import PolicyState, decide
 from tideserve.autoscaler.core.settings import ModelPolicy, Trigger
 
 STALE_S = Load(0.0).good_for_s
-
-IDLE = Load(0.0, succeeded=10.0, rows=10.0, profile=PROFILE)
 BY_TRIGGER = ModelPolicy(max_replicas=50, hold_s=300.0, triggers=(Trigger("t", "q", 1.0),))
 
 
@@ -89,5 +89,5 @@ def test_s1_s2_s3_whatever_comes(
             continue
         if age_s > STALE_S:
             assert decision.desired == before
-        elif now_s < state.panic_until_s or len(state.window.loads) == 1:
+        elif now_s < state.panic_until_s or len(state.learned.window.loads) == 1:
             assert decision.desired >= before

@@ -7,11 +7,12 @@ from random import Random
 import pytest
 
 from tideserve.autoscaler.core.capacity import Capacity, capacity, fewest, replicas_for
+from tideserve.autoscaler.core.decision import Inputs
 from tideserve.autoscaler.core.elastic import ElasticPolicy
 from tideserve.autoscaler.core.fleet import Model, ModelKey, Replica, ReplicaState, Snapshot
 from tideserve.autoscaler.core.load import Load, Sample
 from tideserve.autoscaler.core.placement import Demand, place
-from tideserve.autoscaler.core.policy import Inputs, PolicyState, decide
+from tideserve.autoscaler.core.policy import PolicyState, decide
 from tideserve.autoscaler.core.settings import Device, ModelPolicy, ScalingSettings
 from tideserve.autoscaler.core.window import LoadWindow
 

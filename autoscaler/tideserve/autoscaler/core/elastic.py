@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from tideserve.autoscaler.core.decision import Decision
+from tideserve.autoscaler.core.decision import Decision, Inputs
 from tideserve.autoscaler.core.fleet import Model, ModelKey, Replica, ReplicaState, Snapshot
 from tideserve.autoscaler.core.load import Sample
 from tideserve.autoscaler.core.marginal import Gains
 from tideserve.autoscaler.core.placement import Demand, place
-from tideserve.autoscaler.core.policy import Inputs, PolicyState, decide
+from tideserve.autoscaler.core.policy import PolicyState, decide
 from tideserve.autoscaler.core.settings import ModelPolicy, ScalingSettings
 from tideserve.autoscaler.core.startup import StartUps
 from tideserve.autoscaler.core.window import LoadWindow
@@ -90,9 +90,8 @@ class ElasticPolicy:
         held, and for how long, goes on. What they can do is learned anew."""
         for known, memory in self._memories.items():
             if (known.name, known.version) == (key.name, key.version):
-                policy = replace(
-                    memory.policy, window=LoadWindow(), gains=Gains(), decision=None, desired=None
-                )
+                learned = replace(memory.policy.learned, window=LoadWindow(), gains=Gains())
+                policy = replace(memory.policy, learned=learned, desired=None)
                 return _Memory(policy, memory.start_ups)
         return _Memory()
 

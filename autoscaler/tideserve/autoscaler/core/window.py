@@ -34,6 +34,12 @@ class LoadWindow:
     def newest(self) -> Load | None:
         return self.loads[-1] if self.loads else None
 
+    @property
+    def is_new(self) -> bool:
+        """One load alone: there is nothing to compare it with, or all of it is too old, and what
+        came meanwhile is not known."""
+        return len(self.loads) == 1
+
     def covers_s(self) -> float:
         """From the oldest load to the newest."""
         return self.loads[-1].at_s - self.loads[0].at_s if self.loads else 0.0
