@@ -87,7 +87,7 @@ class ElasticPolicy:
 
     def _inherited(self, key: ModelKey) -> _Memory:
         """New files of a version take over with as many replicas as the old ones have: what was
-        held, and for how long, goes on. What they can do is learned anew."""
+        held goes on, for a whole hold from their first load. What they can do is learned anew."""
         for known, memory in self._memories.items():
             if (known.name, known.version) == (key.name, key.version):
                 learned = replace(memory.policy.learned, window=LoadWindow(), gains=Gains())
