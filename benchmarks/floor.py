@@ -19,7 +19,7 @@ from typing import Annotated, Final, NamedTuple
 import typer
 
 from benchmarks.checker import Checker
-from benchmarks.errors import NotInstalledError, WrongAnswerError
+from benchmarks.errors import BenchmarkError, NotInstalledError, WrongAnswerError
 from benchmarks.h2load import MANY_CALLERS, send
 from benchmarks.peers.peer import Peer
 from benchmarks.peers.setup import Setup
@@ -79,15 +79,20 @@ def main(
     seconds: Annotated[float, typer.Option(min=0.01, help="Of load, for each.")] = 1.0,
     triton: Annotated[bool, typer.Option(help="Beside Triton, where it is installed.")] = True,
 ) -> None:
-    """Measures and prints a table in Markdown."""
+    """Measures and prints a table in Markdown; exits with 1 where that failed."""
     unknown = set(workloads.split(",")) - set(WORKLOADS)
     if unknown:
         raise typer.BadParameter(f"expected some of {', '.join(WORKLOADS)}, got {unknown.pop()!r}")
     typer.echo("| workload | server | requests/s | CPU us | of the floor's rate |")
     typer.echo("|---|---|---:|---:|---:|")
-    for workload in map(WORKLOADS.__getitem__, workloads.split(",")):
-        for line in table(workload.model, measure(workload, rounds, seconds, beside_triton=triton)):
-            typer.echo(line)
+    try:
+        for workload in map(WORKLOADS.__getitem__, workloads.split(",")):
+            measured = measure(workload, rounds, seconds, beside_triton=triton)
+            for line in table(workload.model, measured):
+                typer.echo(line)
+    except BenchmarkError as error:
+        typer.echo(f"failed: {error}", err=True)
+        raise typer.Exit(1) from None
 
 
 def measure(
