@@ -19,12 +19,12 @@ from typing import Annotated, Final, NamedTuple
 import typer
 
 from benchmarks.checker import Checker
-from benchmarks.errors import NotInstalledError, WrongAnswerError
+from benchmarks.errors import BenchmarkError, NotInstalledError, WrongAnswerError
 from benchmarks.h2load import MANY_CALLERS, send
 from benchmarks.peers.peer import Peer
 from benchmarks.peers.setup import Setup
 from benchmarks.peers.tideserve import Tideserve
-from benchmarks.peers.triton import Triton
+from benchmarks.peers.triton import Triton, is_installed
 from benchmarks.process import ServerProcess, free_port
 from benchmarks.wire import Target
 from benchmarks.workloads import WORKLOADS, Workload
@@ -77,23 +77,36 @@ def main(
     ] = "tensor_600k,intake_600k",
     rounds: Annotated[int, typer.Option(min=1, help="Of all servers in turn.")] = 7,
     seconds: Annotated[float, typer.Option(min=0.01, help="Of load, for each.")] = 1.0,
-    triton: Annotated[bool, typer.Option(help="Beside Triton, where it is installed.")] = True,
+    triton: Annotated[
+        bool | None,
+        typer.Option("--triton/--no-triton", help="Beside Triton. Default: where it is installed."),
+    ] = None,
 ) -> None:
     """Measures and prints a table in Markdown."""
     unknown = set(workloads.split(",")) - set(WORKLOADS)
     if unknown:
         raise typer.BadParameter(f"expected some of {', '.join(WORKLOADS)}, got {unknown.pop()!r}")
+    if triton is None:
+        triton = is_installed()
+        if not triton:
+            typer.echo("left out, not installed: Triton (make bench-setup)", err=True)
     typer.echo("| workload | server | requests/s | CPU us | of the floor's rate |")
     typer.echo("|---|---|---:|---:|---:|")
-    for workload in map(WORKLOADS.__getitem__, workloads.split(",")):
-        for line in table(workload.model, measure(workload, rounds, seconds, beside_triton=triton)):
-            typer.echo(line)
+    try:
+        for workload in map(WORKLOADS.__getitem__, workloads.split(",")):
+            measured = measure(workload, rounds, seconds, beside_triton=triton)
+            for line in table(workload.model, measured):
+                typer.echo(line)
+    except BenchmarkError as error:
+        typer.echo(f"failed: {error}", err=True)
+        raise typer.Exit(1) from None
 
 
 def measure(
     workload: Workload, rounds: int, seconds: float, *, beside_triton: bool
 ) -> dict[str, list[Round]]:
     """By server, nghttpd first. Raises NotInstalledError where that or Triton is missing."""
+    _nghttpd()  # before servers start for nothing
     measured: dict[str, list[Round]] = {}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tideserve-floor-")))
@@ -129,6 +142,14 @@ def find_nghttpd() -> str | None:
     return shutil.which("nghttpd", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 
 
+def _nghttpd() -> str:
+    """Raises NotInstalledError."""
+    program = find_nghttpd()
+    if program is None:
+        raise NotInstalledError("nghttpd is not installed: apt-get install nghttp2-server")
+    return program
+
+
 def _serve(peer: Peer, workload: Workload, stack: ExitStack) -> Contender:
     """Until the stack ends. One answer is checked."""
     peer.start(workload)
@@ -141,9 +162,7 @@ def _serve(peer: Peer, workload: Workload, stack: ExitStack) -> Contender:
 def serve_floor(like: Contender, folder: Path, stack: ExitStack) -> Contender:
     """nghttpd until the stack ends, asked and answering with as many bytes as `like`. Raises
     NotInstalledError."""
-    program = find_nghttpd()
-    if program is None:
-        raise NotInstalledError("nghttpd is not installed: apt-get install nghttp2-server")
+    program = _nghttpd()
     documents = folder / "documents"
     documents.mkdir()
     (documents / _FILE).write_bytes(os.urandom(like.answer_bytes))

@@ -5,12 +5,14 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+import typer
 
 from benchmarks import floor
 from benchmarks.errors import NotInstalledError, WrongAnswerError
 from benchmarks.floor import NAME, Contender, Round, find_nghttpd, serve_floor, table
 from benchmarks.h2load import Callers, Load
 from benchmarks.wire import Target, infer_target
+from benchmarks.workloads import Workload
 
 
 def contender(answer_bytes: int) -> Contender:
@@ -47,6 +49,55 @@ def test_without_nghttpd_it_says_what_installs_it(
     monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
     with ExitStack() as stack, pytest.raises(NotInstalledError, match="install nghttp2-server"):
         serve_floor(contender(1), tmp_path, stack)
+
+
+def test_what_is_missing_is_said_in_a_sentence_before_any_server_starts(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(floor, "find_nghttpd", lambda: None)
+    monkeypatch.setattr(floor, "Tideserve", lambda *_: pytest.fail("it was started"))
+    with pytest.raises(typer.Exit) as left:
+        floor.main("identity", 1, 0.1, triton=False)
+    assert left.value.exit_code == 1
+    assert capsys.readouterr().err == (
+        "failed: nghttpd is not installed: apt-get install nghttp2-server\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("triton", "installed", "beside"),
+    [(None, True, True), (None, False, False), (True, False, True), (False, True, False)],
+)
+def test_triton_is_left_out_and_named_where_it_is_missing_and_was_not_asked_for(
+    triton: bool | None,
+    installed: bool,
+    beside: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    asked = []
+
+    def measure(
+        workload: Workload, rounds: int, seconds: float, *, beside_triton: bool
+    ) -> dict[str, list[Round]]:
+        asked.append((workload.model, rounds, seconds, beside_triton))
+        return {NAME: [Round(10.0, 1.0)]}
+
+    monkeypatch.setattr(floor, "is_installed", lambda: installed)
+    monkeypatch.setattr(floor, "measure", measure)
+    floor.main("identity,sentence", 3, 0.5, triton)
+    assert asked == [("identity", 3, 0.5, beside), ("sentence", 3, 0.5, beside)]
+    printed = capsys.readouterr()
+    assert printed.out.splitlines()[2:] == [
+        f"| identity | {NAME} | 10 | 1 | 1.00 |",
+        f"| sentence | {NAME} | 10 | 1 | 1.00 |",
+    ]
+    assert ("left out" in printed.err) is (triton is None and not installed)
+
+
+def test_an_unknown_workload_is_refused() -> None:
+    with pytest.raises(typer.BadParameter, match=r"expected some of identity, .* got 'resnet'"):
+        floor.main("identity,resnet", 1, 0.1, triton=False)
 
 
 @pytest.mark.skipif(
