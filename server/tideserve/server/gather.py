@@ -92,10 +92,7 @@ def encode_lease(
         if offsets is None:
             head += header(_DATA, size)
             pieces.append(header(_INPUTS, len(head) + size) + head)
-            pieces += [
-                piece.to_bytes() if isinstance(piece, Absent) else piece
-                for piece in data
-            ]
+            pieces += [piece.to_bytes() if isinstance(piece, Absent) else piece for piece in data]
         else:
             head += _ARENA_OFFSET + varint(offsets[at]) + _ARENA_BYTES + varint(size)
             pieces.append(header(_INPUTS, len(head)) + head)

@@ -22,20 +22,21 @@ def test_the_hold_is_what_the_file_says_or_a_multiple_of_the_start_up_time() -> 
 
 def test_it_goes_down_to_the_most_wanted_within_the_hold() -> None:
     wants = after([(0.0, 8), (5.0, 4), (11.0, 2)])
-    assert lowered(8, wants, HOLD_S, 0.0, 11.0) == (4, HOLD_S)
-    assert lowered(8, wants, HOLD_S, 0.0, 10.0) == (8, HOLD_S)
+    assert lowered(8, wants, HOLD_S, 11.0) == (4, HOLD_S)
+    assert lowered(8, wants, HOLD_S, 10.0) == (8, HOLD_S)
 
 
 def test_by_one_it_goes_only_after_twice_the_hold() -> None:
     wants = after([(0.0, 8), (5.0, 7), (15.0, 7)])
-    assert lowered(8, wants, HOLD_S, 0.0, 15.0) == (8, 2 * HOLD_S)
+    assert lowered(8, wants, HOLD_S, 15.0) == (8, 2 * HOLD_S)
     wants = remembered(wants, 7, HOLD_S, 21.0)
-    assert lowered(8, wants, HOLD_S, 0.0, 21.0) == (7, 2 * HOLD_S)
+    assert lowered(8, wants, HOLD_S, 21.0) == (7, 2 * HOLD_S)
 
 
-def test_it_holds_for_as_long_as_less_is_known_than_the_hold() -> None:
-    assert lowered(8, ((20.0, 2),), HOLD_S, 12.0, 20.0) == (8, HOLD_S)
-    assert lowered(8, ((22.0, 2),), HOLD_S, 12.0, 22.0) == (2, HOLD_S)
+def test_what_there_was_at_first_holds_as_if_it_had_been_wanted() -> None:
+    wants = after([(12.0, 8), (20.0, 2)])
+    assert lowered(8, wants, HOLD_S, 22.0) == (8, HOLD_S)
+    assert lowered(8, wants, HOLD_S, 22.1) == (2, HOLD_S)
 
 
 @given(st.lists(st.tuples(st.floats(0.0, 3.0), st.integers(0, 9)), min_size=1, max_size=40))

@@ -27,14 +27,11 @@ def remembered(wants: Wants, count: int, hold_s: float, now_s: float) -> Wants:
     return (*kept, (now_s, count))[-_MAX_WANTS:]
 
 
-def lowered(
-    last: int, wants: Wants, hold_s: float, began_s: float, now_s: float
-) -> tuple[int, float]:
+def lowered(last: int, wants: Wants, hold_s: float, now_s: float) -> tuple[int, float]:
     """To how many it goes down from `last`, which is the same while it holds, and the hold by which
-    that was judged. `began_s`: since when wants are known."""
+    that was judged."""
     most = max(count for at_s, count in wants if at_s >= now_s - hold_s)
     if most == last - 1 and last > 1:
         most = max(count for _, count in wants)
         hold_s *= 2.0
-    holds = most >= last or now_s - began_s < hold_s
-    return last if holds else most, hold_s
+    return min(last, most), hold_s

@@ -28,8 +28,8 @@ CALM_S: Final = 2.0
 class PolicyState:
     """What is remembered of one model version. Times are the caller's `now_s`.
 
-    `wants`: what was recommended, since `began_s`. `held`: what was wanted after the hold, before
-    limits. `raised_s`: when more replicas were asked for last.
+    `wants`: what was recommended. `held`: what was wanted after the hold, before limits.
+    `raised_s`: when more replicas were asked for last.
     """
 
     learned: Learned = field(default_factory=Learned)
@@ -39,7 +39,6 @@ class PolicyState:
     desired: int | None = None
     panic_until_s: float = 0.0
     raised_s: float = -inf
-    began_s: float = 0.0
 
 
 def decide(
@@ -77,7 +76,7 @@ def _with_data(
     )
     if learned.window.is_new:
         # What came before is not known, so the hold begins (anew) here (S3).
-        state = replace(state, began_s=now_s, wants=((now_s, last),))
+        state = replace(state, wants=((now_s, last),))
     hold_s, calm_s = hold_s_of(policy, inputs.startup_s), max(CALM_S, inputs.startup_s)
     state = replace(
         state,
@@ -108,7 +107,7 @@ def _lowered(
     told = replace(recommended, numbers={**recommended.numbers, "hold_s": hold_s})
     if recommended.count == 0:
         return told
-    count, judged_s = lowered(last, state.wants, hold_s, state.began_s, now_s)
+    count, judged_s = lowered(last, state.wants, hold_s, now_s)
     if count < last:
         return replace(told, count=count)
     reason = f"hold: {last} wanted within {judged_s:.1f} s; now {recommended.reason}"
