@@ -41,7 +41,7 @@ class EncodedLease(NamedTuple):
 
 
 class _InRegion(Absent):
-    """A request's tensor that lies in a region until its batch leaves: `Absent`."""
+    """A request's tensor that lies in a region until its batch leaves."""
 
     def __init__(self, found: RegionSlice, at: int, unreadable: dict[int, str]) -> None:
         self._found = found
