@@ -21,6 +21,7 @@ import typer
 from benchmarks.checker import Checker
 from benchmarks.errors import BenchmarkError, NotInstalledError, WrongAnswerError
 from benchmarks.h2load import MANY_CALLERS, send
+from benchmarks.measure import warm_up
 from benchmarks.peers.peer import Peer
 from benchmarks.peers.setup import Setup
 from benchmarks.peers.tideserve import Tideserve
@@ -33,7 +34,6 @@ NAME: Final = "nghttpd (no gRPC, no model)"
 _FILE: Final = "answer"
 # Both windows of 1 GiB: neither side waits for the other's leave.
 _WINDOW_BITS: Final = 30
-_WARM_UP_REQUESTS: Final = 300
 _SEED: Final = 1
 # Which of Triton's is best with large requests and 64 callers differs from run to run; one instance
 # without delay never was.
@@ -59,7 +59,7 @@ class Contender:
 
     def run(self, seconds: float) -> Round:
         """Raises WrongAnswerError for answers of another length."""
-        rate = send(self.target, _WARM_UP_REQUESTS, MANY_CALLERS).requests_per_s
+        rate = warm_up(self.target, MANY_CALLERS, seconds)
         requests = max(MANY_CALLERS.count, round(rate * seconds))
         before_s = self.cpu_seconds()
         load = send(self.target, requests, MANY_CALLERS)

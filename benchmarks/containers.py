@@ -19,6 +19,7 @@ import typer
 
 from benchmarks.cpu import cpu_seconds
 from benchmarks.h2load import MANY_CALLERS, send
+from benchmarks.measure import warm_up
 from benchmarks.models.onnx_file import Graph
 from benchmarks.process import ServerProcess, free_port
 from benchmarks.wire import infer_target
@@ -29,7 +30,6 @@ from tideserve.v1.inference_pb2 import ModelInferRequest
 # Elements of FP32: 64 bytes, 600 KB.
 SIZES: Final = {"tiny": 16, "600k": 150_000}
 _MODEL: Final = "identity"
-_WARM_UP_REQUESTS: Final = 500
 _NO_MARK: Final = "none"
 
 
@@ -44,7 +44,7 @@ class Served:
     def measure(self, elements: int, seconds: float) -> str:
         """A table's row: requests/s, CPU us a request of either."""
         target = infer_target(self.address, _request(elements))
-        rate = send(target, _WARM_UP_REQUESTS, MANY_CALLERS).requests_per_s
+        rate = warm_up(target, MANY_CALLERS, seconds)
         requests = max(MANY_CALLERS.count, round(rate * seconds))
         before = self._cpu_s()
         load = send(target, requests, MANY_CALLERS)

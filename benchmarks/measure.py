@@ -47,7 +47,7 @@ def measure(peer: Peer, workload: Workload, callers: Callers, seconds: float, se
     """
     with Checker(peer, workload, seed) as checker:
         target, answer_bytes = checker.random_target()
-        rate = _warm_up(target, callers, seconds)
+        rate = warm_up(target, callers, seconds)
         requests = max(callers.count, round(rate * seconds))
         checked = math.ceil(requests * CHECKED_SHARE)
 
@@ -82,7 +82,7 @@ def measure_capacity(
     with so many in flight."""
     with Checker(peer, workload, seed) as checker:
         target, _ = checker.random_target()
-        rate = _warm_up(target, callers, seconds)
+        rate = warm_up(target, callers, seconds)
         return capacity(target, max(callers.count, round(rate * seconds)), callers.count)
 
 
@@ -123,7 +123,7 @@ def _accounted(
     )
 
 
-def _warm_up(target: Target, callers: Callers, seconds: float) -> float:
+def warm_up(target: Target, callers: Callers, seconds: float) -> float:
     """Sends until a single run of it took a fifth of `seconds`; returns its requests a second."""
     requests = _FIRST_REQUESTS * callers.count
     while True:

@@ -1,9 +1,9 @@
 """Run by mosec's own interpreter, so it imports nothing of ours: a worker that answers raw bytes
 with raw bytes, in dynamic batches. mosec reads the command line; the model is in the environment:
 
-BENCH_INSTANCES, BENCH_MAX_BATCH_ROWS, BENCH_WAIT_MS (0: no batching), BENCH_ANSWER_BYTES, and,
-where ONNX Runtime is to compute, BENCH_MODEL_FILE, BENCH_INPUTS (JSON: [name, numpy dtype, dims]
-each), BENCH_OUTPUT.
+BENCH_INSTANCES, BENCH_MAX_BATCH_ROWS, BENCH_WAIT_MS (0: no batching), where only the first values
+are the answer BENCH_ANSWERED (how many), and, where ONNX Runtime is to compute, BENCH_MODEL_FILE,
+BENCH_INPUTS (JSON: [name, numpy dtype, dims] each), BENCH_OUTPUT.
 """
 
 import json
@@ -17,9 +17,7 @@ BATCHES = int(os.environ["BENCH_WAIT_MS"]) > 0
 
 
 class Same(Worker):  # type: ignore[misc]  # mosec is not in the environment of the checks
-    """Answers with what it was asked, or with as many bytes of it as there are to be."""
-
-    answered = int(os.environ["BENCH_ANSWER_BYTES"])
+    """Answers with what it was asked."""
 
     def deserialize(self, data: bytes) -> Any:
         return np.frombuffer(data, np.float32)
@@ -28,7 +26,14 @@ class Same(Worker):  # type: ignore[misc]  # mosec is not in the environment of 
         return data.tobytes()
 
     def forward(self, data: Any) -> Any:
-        count = self.answered // np.dtype(np.float32).itemsize
+        return data
+
+
+class First(Same):
+    """Answers with the first values of what it was asked."""
+
+    def forward(self, data: Any) -> Any:
+        count = int(os.environ["BENCH_ANSWERED"])
         return [row[:count] for row in data] if BATCHES else data[:count]
 
 
@@ -71,8 +76,9 @@ class Computed(Worker):  # type: ignore[misc]
 
 if __name__ == "__main__":
     server = Server()
+    echo = First if "BENCH_ANSWERED" in os.environ else Same
     server.append_worker(
-        Computed if "BENCH_MODEL_FILE" in os.environ else Same,
+        Computed if "BENCH_MODEL_FILE" in os.environ else echo,
         num=int(os.environ["BENCH_INSTANCES"]),
         max_batch_size=int(os.environ["BENCH_MAX_BATCH_ROWS"]) if BATCHES else 1,
         max_wait_time=int(os.environ["BENCH_WAIT_MS"]),

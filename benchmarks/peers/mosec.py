@@ -53,7 +53,6 @@ class Mosec:
             "BENCH_INSTANCES": str(self._setup.instances),
             "BENCH_MAX_BATCH_ROWS": str(workload.max_batch_rows),
             "BENCH_WAIT_MS": str(self._wait_ms),
-            "BENCH_ANSWER_BYTES": str(workload.output.row_bytes),
         }
         if not workload.exact:
             environment |= {
@@ -63,6 +62,8 @@ class Mosec:
                 ),
                 "BENCH_OUTPUT": workload.output.name,
             }
+        elif not workload.echoes:
+            environment["BENCH_ANSWERED"] = str(*workload.output.dims)
         arguments = [
             str(ENVIRONMENT / "bin" / "python"),
             str(_SERVER),

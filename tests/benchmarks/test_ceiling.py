@@ -38,6 +38,7 @@ def test_answers_of_another_length_give_no_figures(monkeypatch: pytest.MonkeyPat
         return Load(requests, 1.0, requests * 20, 0.1, 0.1, None)
 
     monkeypatch.setattr(ceiling, "send", send)
+    monkeypatch.setattr(ceiling, "warm_up", lambda *_: 300.0)
     assert contender(20).run(1.0) == Round(300.0, 0.0)
     with pytest.raises(WrongAnswerError, match="300 answers of 21 bytes, got 6000 bytes"):
         contender(21).run(1.0)
