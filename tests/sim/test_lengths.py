@@ -71,7 +71,9 @@ def test_a_batch_takes_as_long_as_its_rows_are_long() -> None:
 
 @settings(max_examples=8, deadline=None)
 @given(
-    rate=st.floats(20.0, 300.0),
+    # Two replicas do 133 a second of those that are computed alone. A run ends at twice its time, so
+    # beyond twice that rate leases would be left without their answers.
+    rate=st.floats(20.0, 200.0),
     costs=st.sets(st.sampled_from((*EDGES, 700)), min_size=1).map(tuple),
     most_cost=st.sampled_from([None, 600, 2048]),
     mode=st.sampled_from(list(BatchingMode)),
