@@ -55,7 +55,9 @@ class Tideserve:
             f"--replicas={self._setup.instances}",
             f"--busy-poll-us={self._setup.busy_poll_us}",
         ]
-        self._process = ServerProcess(arguments, {}, self._folder / "log")
+        # Its shared weights go with the folder.
+        environment = {"XDG_CACHE_HOME": str(self._folder / "cache")}
+        self._process = ServerProcess(arguments, environment, self._folder / "log")
         self._process.start(lambda printed: _READY in printed)
 
     def wire(self, workload: Workload) -> Wire:

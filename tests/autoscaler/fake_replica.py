@@ -20,6 +20,7 @@ class ReplicaSettings:
     threads: int = 1
     log_file: Path | None = None
     launched_at: float | None = None
+    weights_folder: Path | None = None
 
 
 def run(settings: ReplicaSettings) -> int:
@@ -47,7 +48,7 @@ def run(settings: ReplicaSettings) -> int:
             "modules": [name for name in ("typer", "pytest", "numpy") if name in sys.modules],
         }
         draft = Path(f"{argument}.draft")
-        draft.write_text(json.dumps(told))
+        draft.write_text(json.dumps(told, default=str))
         draft.rename(argument)
     if order == "stubborn":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)

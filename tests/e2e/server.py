@@ -55,7 +55,11 @@ class Server:
     @property
     def environment(self) -> dict[str, str]:
         """Of every command that shall meet this server."""
-        return {**os.environ, "XDG_RUNTIME_DIR": str(self.state)}
+        return {
+            **os.environ,
+            "XDG_RUNTIME_DIR": str(self.state),
+            "XDG_CACHE_HOME": str(self.state / "cache"),
+        }
 
     def start(self) -> None:
         """Starts it on free ports, or on those it had."""

@@ -144,6 +144,7 @@ def autoscale(
             frontend=frontend,
             local_address=local_address,
             state_dir=state_dir or _default_state_dir(port),
+            weights_dir=_weights_dir(),
             policy=policy,
             rules=rules,
             watched=watched,
@@ -220,6 +221,16 @@ def _default_state_dir(port: int) -> Path:
     runtime = os.environ.get("XDG_RUNTIME_DIR") or os.environ.get("XDG_STATE_HOME")
     base = Path(runtime) if runtime else Path.home() / ".local" / "state"
     return base / "tideserve" / f"replicas-{port}"
+
+
+def _weights_dir() -> Path | None:
+    """In the user's cache (XDG base directories): what is there can be made again. None for a user
+    without a home."""
+    cache = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return (Path(cache) if cache else Path.home() / ".cache") / "tideserve" / "weights"
+    except RuntimeError:
+        return None
 
 
 if __name__ == "__main__":

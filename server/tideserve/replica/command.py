@@ -37,6 +37,9 @@ def replica(
     reconnect_s: Annotated[
         float, typer.Option(min=0.0, help="Leave after so long without a frontend.")
     ] = 20.0,
+    weights_folder: Annotated[
+        Path | None, typer.Option(help="Share weights there with replicas of this machine.")
+    ] = None,
 ) -> None:
     """Serve one model version on one device, as the frontend assigns it."""
     from tideserve.replica.__main__ import main
@@ -53,6 +56,7 @@ def replica(
             launched_at=launched_at,
             prefetch=prefetch,
             reconnect_s=reconnect_s,
+            weights_folder=weights_folder,
         )
     )
 

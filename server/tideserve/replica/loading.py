@@ -18,6 +18,8 @@ from tideserve.replica.warmup import Point, warm_up
 from tideserve.v1.model_config_pb2 import ModelConfig
 
 _LOG: Final = logging.getLogger(__name__)
+#: In config.pbtxt's `parameters`.
+SHARE_WEIGHTS: Final = "tideserve.share_weights"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +73,10 @@ def load(
     device: Device,
     threads: int,
     on_phase: Callable[[str], None],
+    weights_folder: Path | None = None,
 ) -> Loaded | NotLoaded:
-    """Runs on the compute thread. `on_phase` hears each phase begin."""
+    """Runs on the compute thread. `on_phase` hears each phase begin. `weights_folder`: where
+    replicas on this machine share weights."""
     phases: list[Phase] = []
 
     @contextmanager
@@ -85,7 +89,7 @@ def load(
             phases.append(Phase(name, perf_counter() - start_s))
 
     try:
-        return _load(assignment, device, threads, phase, phases)
+        return _load(assignment, device, threads, phase, phases, weights_folder)
     except NotInstalledError as error:
         # Without a traceback: the sentence says all.
         message = _at(assignment, str(error))
@@ -105,6 +109,7 @@ def _load(
     threads: int,
     phase: Callable[[str], AbstractContextManager[None]],
     phases: list[Phase],
+    weights_folder: Path | None,
 ) -> Loaded:
     found = find(assignment.config, assignment.path / str(assignment.version))
     with phase("import"):
@@ -115,7 +120,15 @@ def _load(
         config.name = config.name or assignment.name
         config.backend = found.kind.backend
         config.platform = config.platform or found.platform
-        files = ModelFiles(assignment.name, assignment.version, found.path, config, device, threads)
+        files = ModelFiles(
+            name=assignment.name,
+            version=assignment.version,
+            path=found.path,
+            config=config,
+            device=device,
+            threads=threads,
+            weights_folder=weights_folder if _shares_weights(config) else None,
+        )
         backend = open_model(files)
         completed = backend.complete(config)
         io = model_io(completed)
@@ -126,6 +139,13 @@ def _load(
         )
         heap.settle()
     return Loaded(runner, completed, tuple(phases), profile)
+
+
+def _shares_weights(config: ModelConfig) -> bool:
+    given = config.parameters
+    # To look up what is not in a map of protobuf's puts it there.
+    wanted = given[SHARE_WEIGHTS].string_value if SHARE_WEIGHTS in given else ""
+    return wanted.strip().lower() != "false"
 
 
 def _at(assignment: Assignment, message: str) -> str:

@@ -268,6 +268,7 @@ class Process:
             Device.parse(settings.device),
             settings.threads,
             lambda phase: self._events.put(PhaseBegan(phase)),
+            settings.weights_folder,
         )
         self._events.put(LoadEnded(result))
 

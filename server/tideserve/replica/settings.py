@@ -46,7 +46,8 @@ class ReplicaSettings:
     as long as somebody listens there (empty: none). `device` is where it computes, as this
     process sees it, and `device_name` what others call it (empty: the same). `threads` bounds the model's own threads, 0: the
     runtime's default. `launched_at` is the unix time of the launcher's request, None when
-    started by hand. `reconnect_s` is how long it looks for a frontend that knows it."""
+    started by hand. `reconnect_s` is how long it looks for a frontend that knows it. In
+    `weights_folder` replicas of this machine share weights; None: each has its own."""
 
     replica_id: str
     address: str
@@ -59,6 +60,7 @@ class ReplicaSettings:
     launched_at: float | None = None
     prefetch: bool = True
     reconnect_s: float = 20.0
+    weights_folder: Path | None = None
 
     def check(self) -> None:
         """Raises `SettingsError` for values that cannot work."""

@@ -45,6 +45,7 @@ def settings_of(folder: Path, kept_logs: int = 50) -> ProcessSettings:
         ENTRY,
         preload=("tideserve.autoscaler.launchers.child",),
         kept_logs=kept_logs,
+        weights_dir=folder / "weights",
     )
 
 
@@ -163,6 +164,7 @@ def test_a_replica_is_told_all_by_arguments_and_leads_its_own_session(
         "device_name": "cpu",
         "threads": 3,
         "log_file": None,
+        "weights_folder": str(tmp_path / "weights"),
         "launched_at": told["settings"]["launched_at"],
     }
     assert told["pid"] == told["sid"] == pid_of(handle)

@@ -32,6 +32,7 @@ def test_every_key_is_read() -> None:
         max_queue_rows="2",
         max_queue_bytes="3",
         max_lease_bytes="4",
+        share_weights="true",
         pad="dim=1, edges=4/8, value=-1, value.a=0.5, cost=64",
     )
     assert read == Parameters(
@@ -42,6 +43,7 @@ def test_every_key_is_read() -> None:
         max_queue_rows=2,
         max_queue_bytes=3,
         max_lease_bytes=4,
+        share_weights=True,
         pad=Pad(1, (4, 8), -1.0, {"a": 0.5}, 64),
     )
 
@@ -112,6 +114,7 @@ def test_keys_that_come_later_are_accepted(key: str) -> None:
         ("batching", "WINDOW", "eager or window or slo"),
         ("on_late", "reject", "serve or drop"),
         ("retryable", "yes", "true or false"),
+        ("share_weights", "1", "true or false"),
         ("max_batch_time", "0", "seconds, more than 0 and at most 86400"),
         ("max_batch_time", "-1", "seconds, more than 0 and at most 86400"),
         ("max_batch_time", "86401", "seconds, more than 0 and at most 86400"),

@@ -32,6 +32,7 @@ class Birth:
     threads: int
     cores: frozenset[int]  # empty: any
     launched_at: float  # unix seconds
+    weights_folder: Path | None  # where replicas of this machine share weights
 
 
 def run_replica(birth: Birth) -> None:
@@ -67,6 +68,7 @@ def run_replica(birth: Birth) -> None:
         device_name=birth.device,
         threads=birth.threads,
         launched_at=birth.launched_at,
+        weights_folder=birth.weights_folder,
     )
     code = entry.run(settings)
     logging.shutdown()

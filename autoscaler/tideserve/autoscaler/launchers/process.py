@@ -28,7 +28,7 @@ from typing import Final
 
 from tideserve.autoscaler.core.fleet import Exit
 from tideserve.autoscaler.errors import LaunchError, NoSuchReplicaError, StateDirError
-from tideserve.autoscaler.launchers import Handle, ReplicaSpec
+from tideserve.autoscaler.launchers import Handle, ReplicaSpec, weights
 from tideserve.autoscaler.launchers.child import Birth, nothing, run_replica
 from tideserve.autoscaler.launchers.deaths import DeathWatch
 from tideserve.autoscaler.launchers.identity import (
@@ -66,13 +66,14 @@ _EXIT_CODE_WAIT_S: Final = 1.0  # the forkserver reaps within milliseconds
 class ProcessSettings:
     """`entry` names the module with a replica's `ReplicaSettings` and `run`. Of replicas
     that have ended the newest `kept_logs` log files stay. They dial `local_address` where there
-    is one, else the address of their `ReplicaSpec`."""
+    is one, else the address of their `ReplicaSpec`, and share weights in `weights_dir`, if any."""
 
     state_dir: Path
     entry: str = REPLICA_ENTRY
     preload: tuple[str, ...] = PRELOAD
     kept_logs: int = 50
     local_address: str | None = None
+    weights_dir: Path | None = None
 
 
 @dataclass(slots=True)
@@ -113,6 +114,8 @@ class ProcessLauncher:
                 f"cannot make the state folder {self._settings.state_dir}: {error}; "
                 f"name another with --state-dir"
             ) from error
+        if self._settings.weights_dir is not None:
+            weights.prune(self._settings.weights_dir, time.time())
         self._deaths.start()
         for path in sorted(self._records_dir.glob("*.json")):
             self._adopt(path)
@@ -163,6 +166,7 @@ class ProcessLauncher:
             threads=len(spec.cores) or spec.threads,
             cores=spec.cores,
             launched_at=time.time(),
+            weights_folder=self._settings.weights_dir,
         )
         process = self._context.Process(target=run_replica, args=(birth,), name=spec.replica_id)
         try:

@@ -20,7 +20,8 @@ Arrays = dict[str, Array]
 class ModelFiles:
     """What a backend loads. `path` is the model file, or the directory that stands for it.
 
-    `threads` 0: the runtime's default.
+    `threads` 0: the runtime's default. `weights_folder`: where replicas of this machine may share
+    weights; None: this one has its own.
     """
 
     name: str
@@ -29,6 +30,7 @@ class ModelFiles:
     config: ModelConfig
     device: Device = field(default_factory=Device)
     threads: int = 0
+    weights_folder: Path | None = None
 
 
 class Backend(Protocol):

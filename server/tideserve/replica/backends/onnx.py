@@ -5,6 +5,7 @@ The CUDA and TensorRT paths have not run on such a device yet.
 
 import ctypes
 import math
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -12,6 +13,7 @@ import onnxruntime as ort
 
 from tideserve.replica.backends import Array, Arrays, ModelFiles
 from tideserve.replica.backends.onnx_bindings import Bindings
+from tideserve.replica.backends.shared_weights import open_shared
 from tideserve.replica.completion import FileTensor, complete
 from tideserve.replica.datatypes import numpy_type
 from tideserve.replica.errors import LoadError, ModelRaisedError
@@ -44,8 +46,17 @@ def open_model(files: ModelFiles) -> "OnnxBackend":
     """Loads `model.onnx`, a file or a directory that holds one. Raises `LoadError`."""
     path = files.path / "model.onnx" if files.path.is_dir() else files.path
     providers = _providers(files)
+
+    def open_session(path: Path, options: ort.SessionOptions) -> ort.InferenceSession:
+        return ort.InferenceSession(str(path), options, providers=providers)
+
+    session = None
     try:
-        session = ort.InferenceSession(str(path), _options(files), providers=providers)
+        if files.weights_folder is not None and files.device.index is None:
+            folder = files.weights_folder
+            session = open_shared(path, folder, lambda: _options(files), open_session)
+        if session is None:
+            session = open_session(path, _options(files))
     except Exception as error:
         raise LoadError(f"ONNX Runtime cannot load {path}: {error}") from error
     wanted = providers[0][0]

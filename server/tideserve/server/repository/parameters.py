@@ -25,6 +25,7 @@ KEYS: Final = (
     "tideserve.latency_target",
     "tideserve.on_late",
     "tideserve.pad",
+    "tideserve.share_weights",
 )
 # Known, accepted, and not acted on yet.
 LATER_KEYS: Final = ("tideserve.lease_seconds",)
@@ -65,6 +66,8 @@ class Parameters:
     latency_target_s: float | None = None
     on_late: OnLate | None = None
     pad: Pad | None = None
+    share_weights: bool | None = None
+    """For replicas, which read it themselves."""
 
 
 def read_parameters(parameters: Mapping[str, ModelParameter], source: str) -> Parameters:
@@ -85,6 +88,7 @@ def read_parameters(parameters: Mapping[str, ModelParameter], source: str) -> Pa
         latency_target_s=reader.seconds("tideserve.latency_target", _MAX_LATENCY_TARGET_S),
         on_late=reader.on_late("tideserve.on_late"),
         pad=reader.pad("tideserve.pad"),
+        share_weights=reader.boolean("tideserve.share_weights"),
     )
 
 

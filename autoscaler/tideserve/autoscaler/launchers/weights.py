@@ -1,0 +1,21 @@
+"""Where replica processes share weights (`tideserve.replica`), and for how long unused ones stay."""
+
+import logging
+import shutil
+from pathlib import Path
+from typing import Final
+
+_LOG: Final = logging.getLogger(__name__)
+# A replica that opens shared weights touches them. Those of models that are gone would stay for ever.
+KEPT_S: Final = 7 * 24 * 3600.0
+
+
+def prune(folder: Path, now_s: float) -> None:
+    """Removes what was not opened for `KEPT_S` (`now_s`: unix seconds) from `folder`, which has one
+    for each model version. Who still has it mapped keeps it."""
+    for version in folder.glob("*/"):
+        try:
+            if all(now_s - path.stat().st_mtime > KEPT_S for path in (version, *version.iterdir())):
+                shutil.rmtree(version)
+        except OSError as error:
+            _LOG.info("shared weights in %s stay: %s", version, error)

@@ -1,0 +1,258 @@
+"""Weights that a model's replicas on one machine share.
+
+ONNX Runtime arranges weights for this processor as it loads a model, in memory of each process's own.
+It can also save what it made (`session.save_external_prepacked_constant_initializers` of its session
+options) and map it later. The first replica of a version does so in a folder that all of them have;
+every one maps these files, so that the weights are in memory once, in the processor's caches once,
+and a replica starts without making them (docs/decisions/0019).
+"""
+
+import fcntl
+import hashlib
+import logging
+import os
+import platform
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnxruntime as ort
+
+from tideserve.replica.backends import Array, Arrays
+
+_LOG: Final = logging.getLogger(__name__)
+# Of less there is little to share.
+MIN_BYTES: Final = 8 * 1024 * 1024
+# What is made may be twice the model, and the disk is not only ours.
+_ROOM: Final = 3
+_MODEL: Final = "model.onnx"
+_WEIGHTS: Final = "weights.bin"
+# Smaller ones stay in the model's own file.
+_LEAST_EXTERNAL_BYTES: Final = 1024
+_KEY_CHARACTERS: Final = 24
+# Why a model's weights cannot be shared, so that nobody tries again.
+_REFUSED: Final = ".refused"
+_DRAFT: Final = ".draft"
+
+Open = Callable[[Path, ort.SessionOptions], ort.InferenceSession]
+
+
+class _UnfitError(Exception):
+    """The model cannot be shared. In words for the log."""
+
+
+def open_shared(
+    path: Path,
+    folder: Path,
+    options: Callable[[], ort.SessionOptions],
+    open_session: Open,
+) -> ort.InferenceSession | None:
+    """A session on weights shared in `folder`, which are made where there are none; one on its own
+    where they turn out to be unfit. None: this model is to be opened as usual. Raises what
+    `open_session` does for the model itself."""
+    model_bytes = _size_of(path)
+    if model_bytes < MIN_BYTES:
+        return None
+    try:
+        made = folder / _name(path) / _key(path, options())
+        if not (made / _MODEL).exists():
+            return _make(path, made, model_bytes, options, open_session)
+        return _open_made(made, options, open_session)
+    except (OSError, _UnfitError) as error:
+        _LOG.info("this replica has its weights for itself: %s", error)
+        return None
+
+
+def _make(
+    path: Path,
+    made: Path,
+    model_bytes: int,
+    options: Callable[[], ort.SessionOptions],
+    open_session: Open,
+) -> ort.InferenceSession:
+    """By one replica at a time: those that start beside it wait, as long as loading would take."""
+    made.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _locked(made.parent / "lock"):
+        if (made / _MODEL).exists():
+            return _open_made(made, options, open_session)
+        refused = made.with_suffix(_REFUSED)
+        if refused.exists():
+            raise _UnfitError(refused.read_text(encoding="utf-8"))
+        free_bytes = shutil.disk_usage(made.parent).free
+        if free_bytes < _ROOM * model_bytes:
+            raise _UnfitError(
+                f"expected {_ROOM * model_bytes} bytes free in {made.parent}, got {free_bytes}"
+            )
+        for other in made.parent.iterdir():
+            if other.name != "lock":  # of other files, another configuration, another runtime
+                _remove(other)
+        draft = made.with_suffix(_DRAFT)
+        draft.mkdir(mode=0o700)
+        own = open_session(path, _saving(options(), draft))
+        try:
+            shared = _open_made(draft, options, open_session)
+            _check_equal(own, shared)
+        except _UnfitError as error:
+            _remove(draft)
+            refused.write_text(str(error), encoding="utf-8")
+            _LOG.info("this replica has its weights for itself: %s", error)
+            return own
+        draft.rename(made)
+    made_bytes = _size_of(made / _MODEL)
+    _LOG.info("weights are shared by replicas of this model: %d bytes in %s", made_bytes, made)
+    return shared
+
+
+def _saving(options: ort.SessionOptions, folder: Path) -> ort.SessionOptions:
+    options.optimized_model_filepath = str(folder / _MODEL)
+    for name, value in (
+        ("session.optimized_model_external_initializers_file_name", _WEIGHTS),
+        (
+            "session.optimized_model_external_initializers_min_size_in_bytes",
+            str(_LEAST_EXTERNAL_BYTES),
+        ),
+        ("session.save_external_prepacked_constant_initializers", "1"),
+    ):
+        options.add_session_config_entry(name, value)
+    return options
+
+
+def _open_made(
+    made: Path, options: Callable[[], ort.SessionOptions], open_session: Open
+) -> ort.InferenceSession:
+    """Raises `_UnfitError` where the runtime does not take what it made."""
+    os.utime(made)  # it is in use
+    as_saved = options()
+    as_saved.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # it is done
+    try:
+        return open_session(made / _MODEL, as_saved)
+    except Exception as error:
+        raise _UnfitError(f"ONNX Runtime does not take {made}, which it made: {error}") from error
+
+
+def _check_equal(own: ort.InferenceSession, shared: ort.InferenceSession) -> None:
+    """Raises `_UnfitError` unless both have the same face and answer some batches alike."""
+    if _face(own) != _face(shared):
+        raise _UnfitError("the saved model has other inputs or outputs")
+    compared = 0
+    for fill in (0, 1):
+        try:
+            feeds = {node.name: _array(node, fill) for node in own.get_inputs()}
+            expected = own.run(None, feeds)
+        except Exception as error:  # noqa: BLE001 - the model's own, or numpy knows no such type
+            _LOG.info("a batch of %ds tells nothing of this model: %s", fill, error)
+            continue
+        try:
+            got = shared.run(None, feeds)
+        except Exception as error:
+            raise _UnfitError(f"the saved model fails where the model does not: {error}") from error
+        if not all(map(_is_equal, expected, got)):
+            raise _UnfitError("the saved model answers otherwise")
+        compared += 1
+    if not compared:
+        raise _UnfitError("the saved model cannot be compared: no batch of zeros or ones works")
+
+
+def _is_equal(one: Any, other: Any) -> bool:
+    """Up to what another order of additions gives."""
+    if not isinstance(one, np.ndarray) or not isinstance(other, np.ndarray):
+        return bool(one == other)
+    if one.dtype != other.dtype or one.shape != other.shape:
+        return False
+    if one.dtype.kind == "f":
+        return np.allclose(one, other, rtol=1e-4, atol=1e-5, equal_nan=True)
+    return np.array_equal(one, other)
+
+
+def _face(session: ort.InferenceSession) -> Arrays | list[Any]:
+    return [
+        [(node.name, node.type, node.shape) for node in nodes]
+        for nodes in (
+            session.get_inputs(),
+            session.get_outputs(),
+            session.get_overridable_initializers(),
+        )
+    ]
+
+
+def _array(node: ort.NodeArg, fill: int) -> Array:
+    """One row, where the file leaves sizes open."""
+    shape = [dim if isinstance(dim, int) and dim >= 0 else 1 for dim in node.shape]
+    kind = node.type.removeprefix("tensor(").removesuffix(")")
+    if kind == "string":
+        return np.full(shape, str(fill), dtype=object)
+    names = {"float": "float32", "double": "float64"}
+    return np.full(shape, fill, dtype=names.get(kind, kind))
+
+
+def _name(path: Path) -> str:
+    """Of one model version's file, wherever it lies; readable for people."""
+    where = path.resolve()
+    return f"{where.parent.parent.name}-{where.parent.name}-{_digest(os.fspath(where))}"
+
+
+def _key(path: Path, options: ort.SessionOptions) -> str:
+    """Of all that what is made depends on. And of this boot: nobody waits until the disk has it, so
+    that after a crash of the machine it may be anything."""
+    held = [(file.name, file.stat()) for file in _files(path)]
+    # st_ctime: a file in another's place may have its size and its time, but never that.
+    files = [
+        (name, it.st_dev, it.st_ino, it.st_size, it.st_mtime_ns, it.st_ctime_ns)
+        for name, it in sorted(held)
+    ]
+    level = str(options.graph_optimization_level)
+    return _digest(str(files), ort.__version__, level, _processor(), _boot())
+
+
+def _digest(*parts: str) -> str:
+    text = "\0".join(parts).encode(errors="surrogateescape")
+    return hashlib.sha256(text).hexdigest()[:_KEY_CHARACTERS]
+
+
+def _boot() -> str:
+    with suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8")
+    return ""
+
+
+def _processor() -> str:
+    """Its name and what it can do: weights are arranged for that."""
+    with suppress(OSError), Path("/proc/cpuinfo").open(encoding="utf-8") as file:
+        lines: dict[str, str] = {}
+        for line in file:
+            name, _, value = line.partition(":")
+            lines.setdefault(name.strip(), value.strip())
+        names = ("model name", "CPU part", "flags", "Features")
+        return "\0".join(lines.get(name, "") for name in names)
+    return platform.machine() + platform.processor()
+
+
+def _size_of(path: Path) -> int:
+    return sum(file.stat().st_size for file in _files(path))
+
+
+def _files(path: Path) -> list[Path]:
+    """The model's and those that lie beside it, as weights do."""
+    return [file for file in path.parent.iterdir() if file.is_file()]
+
+
+def _remove(path: Path) -> None:
+    """Who has it mapped keeps it."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """The lock goes with the process that has it."""
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(file)
