@@ -1,6 +1,7 @@
 """Weights that replicas share: made once, mapped by all, and never in the way of a model."""
 
 import os
+import platform
 import shutil
 import threading
 from collections.abc import Callable
@@ -146,6 +147,32 @@ def test_other_files_and_settings_replace_what_was_made(
     assert opener.made == 2
     assert len(names(folder)) == len(before) == 2
     assert names(folder) != before
+
+
+def test_what_another_machine_made_stays(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, _ = write_model(tmp_path / "model" / "given.onnx")
+    opener = Opener()
+    open_shared(path, folder, options, opener)
+    theirs = made_in(folder)
+    monkeypatch.setattr(platform, "node", lambda: "another")
+    open_shared(path, folder, options, opener)
+    assert opener.made == 2
+    assert theirs.name in names(folder)
+    assert len(names(folder)) == 3
+
+
+def test_weights_in_a_folder_of_their_own_count(folder: Path, tmp_path: Path) -> None:
+    path, _ = write_model(tmp_path / "model" / "given.onnx")
+    beside = path.parent / "data" / "weights"
+    beside.parent.mkdir()
+    beside.write_bytes(b"1")
+    opener = Opener()
+    open_shared(path, folder, options, opener)
+    beside.write_bytes(b"2")
+    open_shared(path, folder, options, opener)
+    assert opener.made == 2
 
 
 def test_replicas_that_start_together_make_it_once(folder: Path, tmp_path: Path) -> None:

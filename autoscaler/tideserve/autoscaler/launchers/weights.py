@@ -7,7 +7,8 @@ from typing import Final
 
 _LOG: Final = logging.getLogger(__name__)
 # A replica that opens shared weights touches them. Those of models that are gone would stay for ever.
-KEPT_S: Final = 7 * 24 * 3600.0
+# Long, for a machine with the same home may serve for weeks without opening them again.
+KEPT_S: Final = 30 * 24 * 3600.0
 
 
 def prune(folder: Path, now_s: float) -> None:

@@ -33,6 +33,7 @@ _WEIGHTS: Final = "weights.bin"
 # Smaller ones stay in the model's own file.
 _LEAST_EXTERNAL_BYTES: Final = 1024
 _KEY_CHARACTERS: Final = 24
+_MACHINE_CHARACTERS: Final = 8
 # Why a model's weights cannot be shared, so that nobody tries again.
 _REFUSED: Final = ".refused"
 _DRAFT: Final = ".draft"
@@ -87,7 +88,9 @@ def _make(
                 f"expected {_ROOM * model_bytes} bytes free in {made.parent}, got {free_bytes}"
             )
         for other in made.parent.iterdir():
-            if other.name != "lock":  # of other files, another configuration, another runtime
+            # Of other files, another configuration, another runtime. Not another machine's, which
+            # may have the same home: to remove what it has mapped would end its replicas.
+            if other.name.startswith(_machine()):
                 _remove(other)
         draft = made.with_suffix(_DRAFT)
         draft.mkdir(mode=0o700)
@@ -197,14 +200,19 @@ def _name(path: Path) -> str:
 def _key(path: Path, options: ort.SessionOptions) -> str:
     """Of all that what is made depends on. And of this boot: nobody waits until the disk has it, so
     that after a crash of the machine it may be anything."""
-    held = [(file.name, file.stat()) for file in _files(path)]
+    held = [(os.fspath(file.relative_to(path.parent)), file.stat()) for file in _files(path)]
     # st_ctime: a file in another's place may have its size and its time, but never that.
     files = [
         (name, it.st_dev, it.st_ino, it.st_size, it.st_mtime_ns, it.st_ctime_ns)
         for name, it in sorted(held)
     ]
     level = str(options.graph_optimization_level)
-    return _digest(str(files), ort.__version__, level, _processor(), _boot())
+    content = _digest(str(files), ort.__version__, level, _processor(), _boot())
+    return f"{_machine()}-{content}"
+
+
+def _machine() -> str:
+    return _digest(platform.node())[:_MACHINE_CHARACTERS]
 
 
 def _digest(*parts: str) -> str:
@@ -235,8 +243,8 @@ def _size_of(path: Path) -> int:
 
 
 def _files(path: Path) -> list[Path]:
-    """The model's and those that lie beside it, as weights do."""
-    return [file for file in path.parent.iterdir() if file.is_file()]
+    """The model's and those that lie beside it or below, as weights do."""
+    return [file for file in path.parent.rglob("*") if file.is_file()]
 
 
 def _remove(path: Path) -> None:
