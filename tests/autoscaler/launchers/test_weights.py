@@ -33,6 +33,15 @@ def test_what_was_not_opened_for_long_goes(tmp_path: Path) -> None:
     assert in_work.exists()
 
 
+def test_what_another_machine_left_beside_used_ones_goes(tmp_path: Path) -> None:
+    long_ago_s, lately_s = NOW_S - KEPT_S - 1.0, NOW_S - KEPT_S + 1.0
+    version = made(tmp_path, "used", used_s=lately_s, other_s=long_ago_s)
+    (version / "theirs").mkdir()
+    os.utime(version / "theirs", (long_ago_s, long_ago_s))
+    prune(tmp_path, NOW_S)
+    assert sorted(path.name for path in version.iterdir()) == ["key", "lock"]
+
+
 def test_no_folder_is_nothing_to_do(tmp_path: Path) -> None:
     prune(tmp_path / "none", NOW_S)
     assert not (tmp_path / "none").exists()

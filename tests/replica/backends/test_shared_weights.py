@@ -1,5 +1,6 @@
 """Weights that replicas share: made once, mapped by all, and never in the way of a model."""
 
+import fcntl
 import os
 import platform
 import shutil
@@ -301,9 +302,152 @@ def test_what_was_left_half_made_is_made_anew(folder: Path, tmp_path: Path) -> N
     assert names(folder) == sorted([made.name, "lock"])
 
 
-def test_a_model_that_does_not_load_says_so(folder: Path, tmp_path: Path) -> None:
+def test_what_dies_twice_as_it_makes_them_is_refused(folder: Path, tmp_path: Path) -> None:
+    path, _ = write_model(tmp_path / "model" / "given.onnx")
+    opener = Opener()
+
+    def die(given: Path, options: ort.SessionOptions) -> ort.InferenceSession:
+        raise SystemExit  # what was made so far stays, as with one that is killed
+
+    for _ in range(2):
+        with pytest.raises(SystemExit):
+            open_shared(path, folder, options, die)
+    assert open_shared(path, folder, options, opener) is None
+    assert open_shared(path, folder, options, opener) is None
+    assert opener.made == 0
+    assert refusal(folder).startswith("two replicas died")
+    assert not list(entry(folder).glob("*.draft"))
+
+
+def test_what_the_runtime_does_not_save_is_opened_as_it_is(folder: Path, tmp_path: Path) -> None:
+    path, weights = write_model(tmp_path / "model" / "given.onnx")
+    opener = Opener()
+
+    def full(given: Path, options: ort.SessionOptions) -> ort.InferenceSession:
+        if options.optimized_model_filepath:
+            (Path(options.optimized_model_filepath).parent / "weights.bin").write_bytes(b"1")
+            raise RuntimeError("no space left")
+        return opener(given, options)
+
+    session = open_shared(path, folder, options, full)
+    assert session is not None
+    np.testing.assert_allclose(session.run(None, {"IN": ROWS})[0], ROWS @ weights, rtol=1e-5)
+    assert "no space left" in refusal(folder)
+    assert len(names(folder)) == 2, "nothing else is left"
+
+
+def test_sparse_weights_which_the_runtime_does_not_save(folder: Path, tmp_path: Path) -> None:
+    values = numpy_helper.from_array(np.ones(2, np.float32), "W")
+    places = numpy_helper.from_array(np.array([0, 5]), "W_places")
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["IN", "W"], ["OUT"])],
+        "sparse",
+        [helper.make_tensor_value_info("IN", TensorProto.FLOAT, ("batch", 16))],
+        [helper.make_tensor_value_info("OUT", TensorProto.FLOAT, ("batch", 2))],
+        sparse_initializer=[helper.make_sparse_tensor(values, places, [16, 2])],
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    path = tmp_path / "model" / "given.onnx"
+    path.parent.mkdir()
+    path.write_bytes(made.SerializeToString())
+    session = open_shared(path, folder, options, Opener())
+    assert session is not None
+    np.testing.assert_array_equal(session.run(None, {"IN": ROWS})[0], ROWS[:, [0, 2]])
+
+
+def link(path: Path, to: Path | str) -> None:
+    """At once, as a release is turned over."""
+    path.with_suffix(".next").symlink_to(to)
+    path.with_suffix(".next").replace(path)
+
+
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_r4_a_link_that_is_turned_there_and_back_while_it_is_read(
+    folder: Path, tmp_path: Path, what: str
+) -> None:
+    path, weights = write_model(tmp_path / "first" / "given.onnx")
+    other, _ = write_model(tmp_path / "second" / "given.onnx", 2.0)
+    asked = tmp_path / "model" / "given.onnx"
+    turned, one, two = asked, path, other
+    if what == "folder":
+        turned, one, two = asked.parent, path.parent, other.parent
+    else:
+        asked.parent.mkdir()
+    link(turned, one)
+
+    def turn(given: Path, options: ort.SessionOptions) -> ort.InferenceSession:
+        if not options.optimized_model_filepath:
+            return Opener()(given, options)
+        link(turned, two)
+        session = Opener()(given, options)
+        link(turned, one)
+        return session
+
+    open_shared(asked, folder, options, turn)
+    session = open_shared(asked, folder, options, Opener())
+    assert session is not None
+    np.testing.assert_allclose(session.run(None, {"IN": ROWS})[0], ROWS @ weights, rtol=1e-5)
+
+
+def test_r4_a_link_to_a_folder_beside_the_model_counts(folder: Path, tmp_path: Path) -> None:
+    path, _ = write_model(tmp_path / "model" / "given.onnx")
+    for name in ("one", "two"):
+        (path.parent / name).mkdir()
+        (path.parent / name / "weights").write_bytes(b"1")
+    opener = Opener()
+    for made, name in enumerate(("one", "two"), 1):
+        link(path.parent / "data", name)
+        open_shared(path, folder, options, opener)
+        assert opener.made == made
+
+
+def test_one_that_hangs_as_it_makes_them_does_not_keep_others(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, _ = write_model(tmp_path / "model" / "given.onnx")
+    monkeypatch.setattr(shared_weights, "WAIT_S", 0.0)
+    others: list[ort.InferenceSession | None] = []
+
+    def hang(given: Path, options: ort.SessionOptions) -> ort.InferenceSession:
+        if given == path:
+            others.append(open_shared(path, folder, lambda: options, Opener()))
+        return Opener()(given, options)
+
+    assert open_shared(path, folder, options, hang) is not None
+    assert others == [None]
+
+
+def test_a_lock_that_was_removed_with_its_folder_locks_nobody_out(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, _ = write_model(tmp_path / "model" / "given.onnx")
+    locked = fcntl.flock
+
+    def remove_once(file: int, how: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", locked)
+        (entry(folder) / "lock").unlink()
+        locked(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", remove_once)
+    assert open_shared(path, folder, options, Opener()) is not None
+    assert (entry(folder) / "lock").exists()
+
+
+def test_a_model_that_does_not_load_is_left_to_who_asked(folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "model" / "given.onnx"
     path.parent.mkdir()
     path.write_bytes(b"not a model")
-    with pytest.raises(Exception, match=r"given\.onnx"):
-        open_shared(path, folder, options, Opener())
+    assert open_shared(path, folder, options, Opener()) is None
+    assert names(folder) == ["lock"]
+
+
+def test_a_file_that_cannot_be_looked_at_costs_the_sharing_only(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, _ = write_model(tmp_path / "model" / "given.onnx")
+
+    def fail(_: Path) -> bool:
+        raise PermissionError("a link into another's folder")
+
+    monkeypatch.setattr(Path, "is_file", fail)
+    assert open_shared(path, folder, options, Opener()) is None

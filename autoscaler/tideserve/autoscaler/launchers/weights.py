@@ -16,7 +16,14 @@ def prune(folder: Path, now_s: float) -> None:
     for each model version. Who still has it mapped keeps it."""
     for version in folder.glob("*/"):
         try:
-            if all(now_s - path.stat().st_mtime > KEPT_S for path in (version, *version.iterdir())):
+            held = list(version.iterdir())
+            old = [path for path in held if now_s - path.stat().st_mtime > KEPT_S]
+            if len(old) == len(held) and now_s - version.stat().st_mtime > KEPT_S:
                 shutil.rmtree(version)
+                continue
+            # Of a machine that is gone, which nobody else removes.
+            for path in old:
+                if path.is_dir():
+                    shutil.rmtree(path)
         except OSError as error:
             _LOG.info("shared weights in %s stay: %s", version, error)

@@ -16,6 +16,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any, Final
 
 import numpy as np
@@ -37,6 +38,11 @@ _MACHINE_CHARACTERS: Final = 8
 # Why a model's weights cannot be shared, so that nobody tries again.
 _REFUSED: Final = ".refused"
 _DRAFT: Final = ".draft"
+# A replica died as it made them: a second death is the last.
+_AGAIN: Final = ".again"
+# A replica that hangs as it makes them must not keep others from loading.
+WAIT_S: Final = 30.0
+_LOOK_S: Final = 0.02
 
 Open = Callable[[Path, ort.SessionOptions], ort.InferenceSession]
 
@@ -52,17 +58,19 @@ def open_shared(
     open_session: Open,
 ) -> ort.InferenceSession | None:
     """A session on weights shared in `folder`, which are made where there are none; one on its own
-    where they turn out to be unfit. None: this model is to be opened as usual. Raises what
-    `open_session` does for the model itself."""
-    model_bytes = _size_of(path)
-    if model_bytes < MIN_BYTES:
-        return None
+    where they turn out to be unfit. None: this model is to be opened as usual, which also says what
+    is wrong with it."""
     try:
+        # A link to the folder may be turned to another version while that is read.
+        path = path.parent.resolve() / path.name
+        model_bytes = _size_of(path)
+        if model_bytes < MIN_BYTES:
+            return None
         made = folder / _name(path) / _key(path, options())
         if not (made / _MODEL).exists():
             return _make(path, made, model_bytes, options, open_session)
         return _open_made(made, options, open_session)
-    except (OSError, _UnfitError) as error:
+    except Exception as error:  # noqa: BLE001 - the system's, the runtime's: none costs the model
         _LOG.info("this replica has its weights for itself: %s", error)
         return None
 
@@ -81,7 +89,13 @@ def _make(
             return _open_made(made, options, open_session)
         refused = made.with_suffix(_REFUSED)
         if refused.exists():
-            raise _UnfitError(refused.read_text(encoding="utf-8"))
+            raise _UnfitError(refused.read_text(encoding="utf-8", errors="replace"))
+        draft, again = made.with_suffix(_DRAFT), made.with_suffix(_AGAIN)
+        if draft.exists() and again.exists():
+            _remove(draft)
+            reason = "two replicas died as they made them: that takes more memory than to load"
+            refused.write_text(reason, encoding="utf-8")
+            raise _UnfitError(reason)
         free_bytes = shutil.disk_usage(made.parent).free
         if free_bytes < _ROOM * model_bytes:
             raise _UnfitError(
@@ -90,23 +104,46 @@ def _make(
         for other in made.parent.iterdir():
             # Of other files, another configuration, another runtime. Not another machine's, which
             # may have the same home: to remove what it has mapped would end its replicas.
-            if other.name.startswith(_machine()):
+            if other.name.startswith(_machine()) and other not in (draft, again):
                 _remove(other)
-        draft = made.with_suffix(_DRAFT)
+        if draft.exists():  # one that died left it
+            again.touch(mode=0o600)
+            _remove(draft)
         draft.mkdir(mode=0o700)
-        own = open_session(path, _saving(options(), draft))
+        own = None
         try:
+            own = _open_saving(path, draft, options, open_session)
             shared = _open_made(draft, options, open_session)
             _check_equal(own, shared)
-        except _UnfitError as error:
+        except Exception as error:  # noqa: BLE001 - also numpy's, of answers it cannot compare
             _remove(draft)
-            refused.write_text(str(error), encoding="utf-8")
+            # What does not load, neither saved nor as it is, tells of itself and not of sharing.
+            own = own or open_session(path, options())
+            refused.write_text(str(error), encoding="utf-8", errors="replace")
             _LOG.info("this replica has its weights for itself: %s", error)
             return own
+        if made.name != _key(path, options()):
+            _remove(draft)
+            raise _UnfitError(f"the files in {path.parent} changed while they were read")
         draft.rename(made)
+        again.unlink(missing_ok=True)
     made_bytes = _size_of(made / _MODEL)
     _LOG.info("weights are shared by replicas of this model: %d bytes in %s", made_bytes, made)
     return shared
+
+
+def _open_saving(
+    path: Path,
+    draft: Path,
+    options: Callable[[], ort.SessionOptions],
+    open_session: Open,
+) -> ort.InferenceSession:
+    """Raises `_UnfitError` where the runtime does not save it (sparse weights, a full disk) or does
+    not load it."""
+    try:
+        return open_session(path, _saving(options(), draft))
+    except Exception as error:
+        raise _UnfitError(f"ONNX Runtime does not save {path}: {error}") from error
 
 
 def _saving(options: ort.SessionOptions, folder: Path) -> ort.SessionOptions:
@@ -192,19 +229,24 @@ def _array(node: ort.NodeArg, fill: int) -> Array:
 
 
 def _name(path: Path) -> str:
-    """Of one model version's file, wherever it lies; readable for people."""
-    where = path.resolve()
-    return f"{where.parent.parent.name}-{where.parent.name}-{_digest(os.fspath(where))}"
+    """Of one model version's file, in a folder without links; readable for people."""
+    return f"{path.parent.parent.name}-{path.parent.name}-{_digest(os.fspath(path))}"
 
 
 def _key(path: Path, options: ort.SessionOptions) -> str:
     """Of all that what is made depends on. And of this boot: nobody waits until the disk has it, so
     that after a crash of the machine it may be anything."""
     held = [(os.fspath(file.relative_to(path.parent)), file.stat()) for file in _files(path)]
+    # A link to a folder beside the model may be turned from one to another.
+    held += [
+        (f"{link.relative_to(path.parent)} -> {link.readlink()}", link.lstat())
+        for link in path.parent.rglob("*")
+        if link.is_symlink()
+    ]
     # st_ctime: a file in another's place may have its size and its time, but never that.
     files = [
         (name, it.st_dev, it.st_ino, it.st_size, it.st_mtime_ns, it.st_ctime_ns)
-        for name, it in sorted(held)
+        for name, it in sorted(held, key=lambda each: each[0])
     ]
     level = str(options.graph_optimization_level)
     content = _digest(str(files), ort.__version__, level, _processor(), _boot())
@@ -257,10 +299,29 @@ def _remove(path: Path) -> None:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """The lock goes with the process that has it."""
-    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    """The lock goes with the process that has it. Raises `_UnfitError` after `WAIT_S`."""
+    end_s = monotonic() + WAIT_S
+    file = _lock(path, end_s)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX)
         yield
     finally:
         os.close(file)
+
+
+def _lock(path: Path, end_s: float) -> int:
+    while True:
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Who removed the folder meanwhile took the lock with it: others have a new one.
+            if os.path.samestat(os.fstat(file), path.stat()):
+                return file
+        except (BlockingIOError, FileNotFoundError):
+            pass
+        except BaseException:
+            os.close(file)
+            raise
+        os.close(file)
+        if monotonic() >= end_s:
+            raise _UnfitError(f"another replica has made them for more than {WAIT_S:g} s: {path}")
+        sleep(_LOOK_S)
