@@ -110,7 +110,7 @@ def test_the_maker_maps_it_too(folder: Path, tmp_path: Path) -> None:
     path, _ = write_model(tmp_path / "model" / "given.onnx")
     session = open_shared(path, folder, options, Opener())
     assert session is not None
-    assert str(made_in(folder)) in Path("/proc/self/maps").read_text()
+    assert is_mapped(made_in(folder) / "weights.bin")
 
 
 def test_small_models_are_left_alone(
@@ -149,6 +149,44 @@ def test_other_files_and_settings_replace_what_was_made(
     assert opener.made == 2
     assert len(names(folder)) == len(before) == 2
     assert names(folder) != before
+
+
+@pytest.mark.parametrize("what", ["_boot", "_processor", "runtime"])
+def test_another_boot_processor_or_runtime_makes_its_own(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    path, _ = write_model(tmp_path / "model" / "given.onnx")
+    opener = Opener()
+    open_shared(path, folder, options, opener)
+    if what == "runtime":
+        monkeypatch.setattr(ort, "__version__", "another")
+    else:
+        monkeypatch.setattr(shared_weights, what, lambda: "another")
+    open_shared(path, folder, options, opener)
+    assert opener.made == 2
+
+
+def test_models_of_the_same_name_do_not_replace_each_others(folder: Path, tmp_path: Path) -> None:
+    opener = Opener()
+    for parent in ("one", "two"):
+        path, _ = write_model(tmp_path / parent / "model" / "1" / "given.onnx")
+        open_shared(path, folder, options, opener)
+    assert len(list(folder.iterdir())) == 2
+
+
+def test_who_opens_them_keeps_them_from_being_removed(folder: Path, tmp_path: Path) -> None:
+    path, _ = write_model(tmp_path / "model" / "given.onnx")
+    open_shared(path, folder, options, Opener())
+    os.utime(made_in(folder), (1.0, 1.0))
+    open_shared(path, folder, options, Opener())
+    assert made_in(folder).stat().st_mtime > 1.0
+
+
+def test_nobody_else_reads_or_replaces_them(folder: Path, tmp_path: Path) -> None:
+    path, _ = write_model(tmp_path / "model" / "given.onnx")
+    open_shared(path, folder, options, Opener())
+    for private in (entry(folder), made_in(folder)):
+        assert private.stat().st_mode & 0o077 == 0
 
 
 def test_what_another_machine_made_stays(
@@ -361,7 +399,7 @@ def link(path: Path, to: Path | str) -> None:
     path.with_suffix(".next").replace(path)
 
 
-@pytest.mark.parametrize("what", ["file", "folder"])
+@pytest.mark.parametrize("what", ["file", "folder", "on the way"])
 def test_r4_a_link_that_is_turned_there_and_back_while_it_is_read(
     folder: Path, tmp_path: Path, what: str
 ) -> None:
@@ -373,6 +411,9 @@ def test_r4_a_link_that_is_turned_there_and_back_while_it_is_read(
         turned, one, two = asked.parent, path.parent, other.parent
     else:
         asked.parent.mkdir()
+    if what == "on the way":
+        turned, one, two = tmp_path / "current", path.parent, other.parent
+        link(asked, turned / path.name)
     link(turned, one)
 
     def turn(given: Path, options: ort.SessionOptions) -> ort.InferenceSession:
@@ -380,10 +421,12 @@ def test_r4_a_link_that_is_turned_there_and_back_while_it_is_read(
             return Opener()(given, options)
         link(turned, two)
         session = Opener()(given, options)
-        link(turned, one)
+        if what != "on the way":
+            link(turned, one)
         return session
 
     open_shared(asked, folder, options, turn)
+    link(turned, one)
     session = open_shared(asked, folder, options, Opener())
     assert session is not None
     np.testing.assert_allclose(session.run(None, {"IN": ROWS})[0], ROWS @ weights, rtol=1e-5)
