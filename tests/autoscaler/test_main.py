@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from tests.autoscaler.fake_control import TOKEN, FakeControl
 from tests.autoscaler.waiting import eventually
-from tideserve.autoscaler.__main__ import autoscale
+from tideserve.autoscaler.__main__ import _weights_dir, autoscale
 
 APP = typer.Typer()
 APP.command()(autoscale)
@@ -140,3 +140,19 @@ def test_a_child_leaves_when_its_parent_dies(frontend: FakeControl, tmp_path: Pa
     parent.kill()
     parent.wait(5)
     eventually(lambda: "ended: orphaned" in log.read_text())
+
+
+@pytest.mark.parametrize(
+    ("cache", "folder"),
+    [
+        ("/cache", "/cache/tideserve/weights"),
+        ("", "/home/me/.cache/tideserve/weights"),
+        ("relative", "/home/me/.cache/tideserve/weights"),
+    ],
+)
+def test_weights_are_shared_in_the_users_cache(
+    cache: str, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("XDG_CACHE_HOME", cache)
+    assert _weights_dir() == Path(folder)

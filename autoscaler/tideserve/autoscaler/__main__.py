@@ -226,9 +226,10 @@ def _default_state_dir(port: int) -> Path:
 def _weights_dir() -> Path | None:
     """In the user's cache (XDG base directories): what is there can be made again. None for a user
     without a home."""
-    cache = os.environ.get("XDG_CACHE_HOME")
+    cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
     try:
-        return (Path(cache) if cache else Path.home() / ".cache") / "tideserve" / "weights"
+        base = cache if cache.is_absolute() else Path.home() / ".cache"
+        return base / "tideserve" / "weights"
     except RuntimeError:
         return None
 

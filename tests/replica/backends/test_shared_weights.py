@@ -494,3 +494,29 @@ def test_a_file_that_cannot_be_looked_at_costs_the_sharing_only(
 
     monkeypatch.setattr(Path, "is_file", fail)
     assert open_shared(path, folder, options, Opener()) is None
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "equal"),
+    [
+        (np.array([1.0, NAN], np.float32), np.array([1.0, NAN], np.float32), True),
+        (
+            np.array([1.0], np.float32),
+            np.nextafter(np.array([1.0], np.float32), np.float32(2.0)),
+            False,
+        ),
+        (np.array([1.0], np.float32), np.array([1.0], np.float64), False),
+        (np.array([1.0], np.float32), np.array([[1.0]], np.float32), False),
+        (np.array([1, 2], np.int64), np.array([1, 2], np.int64), True),
+        (np.array([1, 2], np.int64), np.array([1, 3], np.int64), False),
+        (np.array(["a"], object), np.array(["a"], object), True),
+        (np.array(["a"], object), np.array(["b"], object), False),
+        ({"a": 1}, {"a": 1}, True),
+        ({"a": 1}, {"a": 2}, False),
+    ],
+)
+def test_r4_answers_are_alike_to_the_bit(one: object, other: object, equal: bool) -> None:
+    assert shared_weights._is_equal(one, other) is equal
