@@ -537,6 +537,17 @@ def test_a_port_in_use_is_refused_with_the_address(kind: str, front: OwnedFront)
     second.close()
 
 
+def test_a_name_whose_port_is_in_use_is_refused(kind: str) -> None:
+    # localhost may have a second address, where the port is free: who calls the first would reach
+    # somebody else.
+    with socket.create_server(("localhost", 0)) as other:
+        port = other.getsockname()[1]
+        front = make(kind, settings(host="localhost", port=port))
+        with pytest.raises(AddressInUseError, match=rf"localhost:{port} is already in use"):
+            front.start()
+        front.close()
+
+
 def test_a_host_that_is_not_ours_is_refused(kind: str) -> None:
     front = make(kind, settings(host="192.0.2.1"))
     with pytest.raises(StartError, match=r"cannot listen on 192\.0\.2\.1:0"):

@@ -1,5 +1,6 @@
 """How the grpcio server is set up: options, TLS and the bind."""
 
+import socket
 from typing import Final
 
 import grpc
@@ -33,14 +34,24 @@ def bind(
 
     Raises `AddressInUseError`, `StartError` for any other reason.
     """
-    target = host_port(settings.host, settings.port)
     try:
+        target = host_port(_address_of(settings.host, settings.port), settings.port)
         if credentials is None:
             return server.add_insecure_port(target)
         return server.add_secure_port(target, credentials)
-    except RuntimeError as error:
+    except (OSError, RuntimeError) as error:
         number, reason = why_unbindable(settings.host, settings.port)
         raise bind_error(settings.host, settings.port, number, reason or str(error)) from error
+
+
+def _address_of(host: str, port: int) -> str:
+    """Of a name the first address, as on the native front. grpc-core binds all that `localhost` has and
+    is content with one: where another process has the port on the other, that one would be called.
+    Raises OSError."""
+    if not host:
+        return host
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    return str(found[0][4][0])
 
 
 def bind_own_socket(server: grpc.aio.Server, settings: FrontSettings, port: int) -> None:
