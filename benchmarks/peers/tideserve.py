@@ -16,6 +16,7 @@ from benchmarks.workloads import Feed, Workload
 
 _READY: Final = "ready grpc="
 _COMPILED: Final = Path(".cache/compiled/bin/tideserve")
+_CACHE: Final = Path(".cache/bench-cache")
 
 
 class Tideserve:
@@ -38,8 +39,9 @@ class Tideserve:
         repository = self._folder / "models"
         shutil.rmtree(repository, ignore_errors=True)
         model = repository / workload.model
-        (model / "1").mkdir(parents=True)
-        shutil.copy2(model_file(workload.model), model / "1" / "model.onnx")
+        model.mkdir(parents=True)
+        # Not a copy: of the same file weights are shared from one start to the next, as users have it.
+        (model / "1").symlink_to(model_file(workload.model).resolve().parent)
         # Names and shapes are completed from the model file.
         (model / "config.pbtxt").write_text(
             f"max_batch_size: {workload.max_batch_rows}\n"
@@ -55,8 +57,7 @@ class Tideserve:
             f"--replicas={self._setup.instances}",
             f"--busy-poll-us={self._setup.busy_poll_us}",
         ]
-        # Its shared weights go with the folder.
-        environment = {"XDG_CACHE_HOME": str(self._folder / "cache")}
+        environment = {"XDG_CACHE_HOME": str(_CACHE.resolve())}
         self._process = ServerProcess(arguments, environment, self._folder / "log")
         self._process.start(lambda printed: _READY in printed)
 
