@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from tests.autoscaler.fake_control import TOKEN, FakeControl
 from tests.autoscaler.waiting import eventually
-from tideserve.autoscaler.__main__ import _weights_dir, autoscale
+from tideserve.autoscaler.__main__ import _weights_folder, autoscale
 
 APP = typer.Typer()
 APP.command()(autoscale)
@@ -155,4 +155,4 @@ def test_weights_are_shared_in_the_users_cache(
 ) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     monkeypatch.setenv("XDG_CACHE_HOME", cache)
-    assert _weights_dir() == Path(folder)
+    assert _weights_folder() == Path(folder)

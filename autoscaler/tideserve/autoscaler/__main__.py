@@ -144,7 +144,7 @@ def autoscale(
             frontend=frontend,
             local_address=local_address,
             state_dir=state_dir or _default_state_dir(port),
-            weights_dir=_weights_dir(),
+            weights_folder=_weights_folder(),
             policy=policy,
             rules=rules,
             watched=watched,
@@ -223,7 +223,7 @@ def _default_state_dir(port: int) -> Path:
     return base / "tideserve" / f"replicas-{port}"
 
 
-def _weights_dir() -> Path | None:
+def _weights_folder() -> Path | None:
     """In the user's cache (XDG base directories): what is there can be made again. None for a user
     without a home."""
     cache = Path(os.environ.get("XDG_CACHE_HOME", ""))

@@ -42,7 +42,7 @@ _EXPLAIN_LOOKS_S: Final = 5.0
 @dataclass(frozen=True, slots=True)
 class Plan:
     """All that is known before the start. `watched` None: there is no file, `policy` is fixed. `http_port` None: no
-    HTTP server; 0: any port. `local_address` None: replica processes dial as we do. `weights_dir`: where they
+    HTTP server; 0: any port. `local_address` None: replica processes dial as we do. `weights_folder`: where they
     share weights; None: nowhere."""
 
     frontend: FrontendSettings
@@ -56,7 +56,7 @@ class Plan:
     http_host: str = "127.0.0.1"
     http_port: int | None = None
     local_address: str | None = None
-    weights_dir: Path | None = None
+    weights_folder: Path | None = None
     environment: dict[str, str] = field(default_factory=dict, repr=False)
 
     @property
@@ -211,7 +211,7 @@ def _launcher(plan: Plan, on_exit: Callable[[], None]) -> _OpenLauncher:
         return DockerLauncher(settings, on_exit)
     return ProcessLauncher(
         ProcessSettings(
-            plan.state_dir, local_address=plan.local_address, weights_dir=plan.weights_dir
+            plan.state_dir, local_address=plan.local_address, weights_folder=plan.weights_folder
         ),
         on_exit,
     )

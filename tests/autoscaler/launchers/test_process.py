@@ -45,7 +45,7 @@ def settings_of(folder: Path, kept_logs: int = 50) -> ProcessSettings:
         ENTRY,
         preload=("tideserve.autoscaler.launchers.child",),
         kept_logs=kept_logs,
-        weights_dir=folder / "weights",
+        weights_folder=folder / "weights",
     )
 
 

@@ -20,7 +20,7 @@ from tests.replica.backends.shared_weights_files import (
     write_model,
 )
 from tests.replica.batches import Array
-from tideserve.replica.backends import shared_weights
+from tideserve.replica.backends import shared_weights, weights_key
 from tideserve.replica.backends.shared_weights import open_shared
 
 
@@ -94,7 +94,7 @@ def test_another_boot_processor_or_runtime_makes_its_own(
     if what == "runtime":
         monkeypatch.setattr(ort, "__version__", "another")
     else:
-        monkeypatch.setattr(shared_weights, what, lambda: "another")
+        monkeypatch.setattr(weights_key, what, lambda: "another")
     open_shared(path, folder, options, opener)
     assert opener.made == 2
 

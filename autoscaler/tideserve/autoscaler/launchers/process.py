@@ -66,14 +66,14 @@ _EXIT_CODE_WAIT_S: Final = 1.0  # the forkserver reaps within milliseconds
 class ProcessSettings:
     """`entry` names the module with a replica's `ReplicaSettings` and `run`. Of replicas
     that have ended the newest `kept_logs` log files stay. They dial `local_address` where there
-    is one, else the address of their `ReplicaSpec`, and share weights in `weights_dir`, if any."""
+    is one, else the address of their `ReplicaSpec`, and share weights in `weights_folder`, if any."""
 
     state_dir: Path
     entry: str = REPLICA_ENTRY
     preload: tuple[str, ...] = PRELOAD
     kept_logs: int = 50
     local_address: str | None = None
-    weights_dir: Path | None = None
+    weights_folder: Path | None = None
 
 
 @dataclass(slots=True)
@@ -114,8 +114,8 @@ class ProcessLauncher:
                 f"cannot make the state folder {self._settings.state_dir}: {error}; "
                 f"name another with --state-dir"
             ) from error
-        if self._settings.weights_dir is not None:
-            weights.prune(self._settings.weights_dir, time.time())
+        if self._settings.weights_folder is not None:
+            weights.prune(self._settings.weights_folder, time.time())
         self._deaths.start()
         for path in sorted(self._records_dir.glob("*.json")):
             self._adopt(path)
@@ -166,7 +166,7 @@ class ProcessLauncher:
             threads=len(spec.cores) or spec.threads,
             cores=spec.cores,
             launched_at=time.time(),
-            weights_folder=self._settings.weights_dir,
+            weights_folder=self._settings.weights_folder,
         )
         process = self._context.Process(target=run_replica, args=(birth,), name=spec.replica_id)
         try:

@@ -8,13 +8,11 @@ and a replica starts without making them (docs/decisions/0019).
 """
 
 import fcntl
-import hashlib
 import logging
 import os
-import platform
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any, Final
@@ -22,7 +20,7 @@ from typing import Any, Final
 import numpy as np
 import onnxruntime as ort
 
-from tideserve.replica.backends import Array, Arrays
+from tideserve.replica.backends import Array, weights_key
 
 _LOG: Final = logging.getLogger(__name__)
 # Of less there is little to share.
@@ -33,8 +31,6 @@ _MODEL: Final = "model.onnx"
 _WEIGHTS: Final = "weights.bin"
 # Smaller ones stay in the model's own file.
 _LEAST_EXTERNAL_BYTES: Final = 1024
-_KEY_CHARACTERS: Final = 24
-_MACHINE_CHARACTERS: Final = 8
 # Why a model's weights cannot be shared, so that nobody tries again.
 _REFUSED: Final = ".refused"
 _DRAFT: Final = ".draft"
@@ -66,7 +62,7 @@ def open_shared(
         model_bytes = _size_of(path)
         if model_bytes < MIN_BYTES:
             return None
-        made = folder / _name(path) / _key(path, options())
+        made = folder / weights_key.name_of(path) / weights_key.key_of(path, options())
         if not (made / _MODEL).exists():
             return _make(path, made, model_bytes, options, open_session)
         return _open_made(made, options, open_session)
@@ -104,7 +100,7 @@ def _make(
         for other in made.parent.iterdir():
             # Of other files, another configuration, another runtime. Not another machine's, which
             # may have the same home: to remove what it has mapped would end its replicas.
-            if other.name.startswith(_machine()) and other not in (draft, again):
+            if other.name.startswith(weights_key.machine()) and other not in (draft, again):
                 _remove(other)
         if draft.exists():  # one that died left it
             again.touch(mode=0o600)
@@ -122,7 +118,7 @@ def _make(
             refused.write_text(str(error), encoding="utf-8", errors="replace")
             _LOG.info("this replica has its weights for itself: %s", error)
             return own
-        if made.name != _key(path, options()):
+        if made.name != weights_key.key_of(path, options()):
             _remove(draft)
             raise _UnfitError(f"the files in {path.parent} changed while they were read")
         draft.rename(made)
@@ -206,7 +202,8 @@ def _is_equal(one: Any, other: Any) -> bool:
     return np.array_equal(one, other, equal_nan=one.dtype.kind == "f")
 
 
-def _face(session: ort.InferenceSession) -> Arrays | list[Any]:
+def _face(session: ort.InferenceSession) -> list[list[tuple[str, str, list[Any]]]]:
+    """Names, types and shapes of all that goes in and out."""
     return [
         [(node.name, node.type, node.shape) for node in nodes]
         for nodes in (
@@ -227,65 +224,8 @@ def _array(node: ort.NodeArg, fill: int) -> Array:
     return np.full(shape, fill, dtype=names.get(kind, kind))
 
 
-def _name(path: Path) -> str:
-    """Of one model version's file, in a folder without links; readable for people."""
-    return f"{path.parent.parent.name}-{path.parent.name}-{_digest(os.fspath(path))}"
-
-
-def _key(path: Path, options: ort.SessionOptions) -> str:
-    """Of all that what is made depends on. And of this boot: nobody waits until the disk has it, so
-    that after a crash of the machine it may be anything."""
-    held = [(os.fspath(file.relative_to(path.parent)), file.stat()) for file in _files(path)]
-    # A link to a folder beside the model may be turned from one to another.
-    held += [
-        (f"{link.relative_to(path.parent)} -> {link.readlink()}", link.lstat())
-        for link in path.parent.rglob("*")
-        if link.is_symlink()
-    ]
-    # st_ctime: a file in another's place may have its size and its time, but never that.
-    files = [
-        (name, it.st_dev, it.st_ino, it.st_size, it.st_mtime_ns, it.st_ctime_ns)
-        for name, it in sorted(held, key=lambda each: each[0])
-    ]
-    runtime = ort.__version__, ort.get_build_info(), str(options.graph_optimization_level)
-    content = _digest(str(files), *runtime, _processor(), _boot())
-    return f"{_machine()}-{content}"
-
-
-def _machine() -> str:
-    return _digest(platform.node())[:_MACHINE_CHARACTERS]
-
-
-def _digest(*parts: str) -> str:
-    text = "\0".join(parts).encode(errors="surrogateescape")
-    return hashlib.sha256(text).hexdigest()[:_KEY_CHARACTERS]
-
-
-def _boot() -> str:
-    with suppress(OSError):
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8")
-    return ""
-
-
-def _processor() -> str:
-    """Its name and what it can do: weights are arranged for that."""
-    with suppress(OSError), Path("/proc/cpuinfo").open(encoding="utf-8") as file:
-        lines: dict[str, str] = {}
-        for line in file:
-            name, _, value = line.partition(":")
-            lines.setdefault(name.strip(), value.strip())
-        names = ("model name", "CPU part", "flags", "Features")
-        return "\0".join(lines.get(name, "") for name in names)
-    return platform.machine() + platform.processor()
-
-
 def _size_of(path: Path) -> int:
-    return sum(file.stat().st_size for file in _files(path))
-
-
-def _files(path: Path) -> list[Path]:
-    """The model's and those that lie beside it or below, as weights do."""
-    return [file for file in path.parent.rglob("*") if file.is_file()]
+    return sum(file.stat().st_size for file in weights_key.files_of(path))
 
 
 def _remove(path: Path) -> None:
@@ -300,27 +240,21 @@ def _remove(path: Path) -> None:
 def _locked(path: Path) -> Iterator[None]:
     """The lock goes with the process that has it. Raises `_UnfitError` after `WAIT_S`."""
     end_s = monotonic() + WAIT_S
-    file = _lock(path, end_s)
-    try:
-        yield
-    finally:
-        os.close(file)
-
-
-def _lock(path: Path, end_s: float) -> int:
     while True:
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Who removed the folder meanwhile took the lock with it: others have a new one.
-            if os.path.samestat(os.fstat(file), path.stat()):
-                return file
-        except (BlockingIOError, FileNotFoundError):
-            pass
-        except BaseException:
-            os.close(file)
-            raise
-        os.close(file)
+        with path.open("ab") as file:
+            if _takes(file.fileno(), path):
+                yield
+                return
         if monotonic() >= end_s:
             raise _UnfitError(f"another replica has made them for more than {WAIT_S:g} s: {path}")
         sleep(_LOOK_S)
+
+
+def _takes(file: int, path: Path) -> bool:
+    """False: another replica has the lock, or somebody removed the folder meanwhile and the lock with
+    it, so that others have a new one."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(file), path.stat())
+    except (BlockingIOError, FileNotFoundError):
+        return False
