@@ -13,6 +13,12 @@ def host_port(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+def first_address(host: str, port: int) -> tuple[socket.AddressFamily, str]:
+    """The one of a name's addresses that is served; empty: any of this machine's. Raises OSError."""
+    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    return found[0][0], str(found[0][4][0])
+
+
 def bind_error(host: str, port: int, number: int | None, reason: str) -> StartError:
     """The error for a bind that failed with errno `number`."""
     address = host_port(host, port)

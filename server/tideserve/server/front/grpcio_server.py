@@ -1,13 +1,18 @@
 """How the grpcio server is set up: options, TLS and the bind."""
 
-import socket
 from typing import Final
 
 import grpc
 import grpc.aio
 
 from tideserve.server.front import FrontSettings
-from tideserve.server.front.address import bind_error, host_port, own_socket_error, why_unbindable
+from tideserve.server.front.address import (
+    bind_error,
+    first_address,
+    host_port,
+    own_socket_error,
+    why_unbindable,
+)
 from tideserve.server.front.certificates import read_tls_files
 
 _METADATA_BYTES: Final = 16_384
@@ -35,23 +40,16 @@ def bind(
     Raises `AddressInUseError`, `StartError` for any other reason.
     """
     try:
-        target = host_port(_address_of(settings.host, settings.port), settings.port)
+        # grpc-core binds all addresses of a name and is content with one: where another process has
+        # the port on the other, that one would be called.
+        host = settings.host and first_address(settings.host, settings.port)[1]
+        target = host_port(host, settings.port)
         if credentials is None:
             return server.add_insecure_port(target)
         return server.add_secure_port(target, credentials)
     except (OSError, RuntimeError) as error:
         number, reason = why_unbindable(settings.host, settings.port)
         raise bind_error(settings.host, settings.port, number, reason or str(error)) from error
-
-
-def _address_of(host: str, port: int) -> str:
-    """Of a name the first address, as on the native front. grpc-core binds all that `localhost` has and
-    is content with one: where another process has the port on the other, that one would be called.
-    Raises OSError."""
-    if not host:
-        return host
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    return str(found[0][4][0])
 
 
 def bind_own_socket(server: grpc.aio.Server, settings: FrontSettings, port: int) -> None:

@@ -11,7 +11,12 @@ from typing import Final
 
 from tideserve.server.errors import StartError
 from tideserve.server.front import FrontSettings
-from tideserve.server.front.address import bind_error, link_socket_error, own_socket_error
+from tideserve.server.front.address import (
+    bind_error,
+    first_address,
+    link_socket_error,
+    own_socket_error,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -113,11 +118,10 @@ class Listeners:
 
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket. Raises OSError."""
-    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    family, _, _, _, address = found[0]
+    family, address = first_address(host, port)
     both = family == socket.AF_INET6 and host in ("", "::") and socket.has_dualstack_ipv6()
     listener = socket.create_server(
-        (str(address[0]), port), family=family, backlog=_BACKLOG, dualstack_ipv6=both
+        (address, port), family=family, backlog=_BACKLOG, dualstack_ipv6=both
     )
     listener.setblocking(False)
     return listener
